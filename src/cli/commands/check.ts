@@ -1,0 +1,77 @@
+import type { CheckResult } from "../../index.ts";
+import { agents, change, changing, defineCommand, flag, keys, some } from "../command.ts";
+import { type Cell, plural, thousands, type Ui } from "../render.ts";
+
+const repair = flag("--repair", "mend what still differs when it is looked at again");
+
+export const check = defineCommand<CheckResult>({
+  name: "check",
+  summary: "compare both schemas, and mend the differences",
+  description:
+    "Compares both schemas in one snapshot: the agents with dual-write on, or those named. What awaits sync and what " +
+    "is quarantined is counted apart. Exits with 3 if there is drift. --repair mends it from the side that has the " +
+    "authority, and never overwrites anything newer.",
+  parameters: [agents, keys, repair, ...changing],
+  examples: ["hive check", "hive check ai-reviewer --repair", "hive check --key task-17"],
+  abortable: true,
+  run: async (input, scope) =>
+    (await scope.hive()).check({
+      ...change(input, scope),
+      agents: some(input.get(agents)),
+      keys: some(input.get(keys)),
+      repair: input.get(repair),
+    }),
+  async human(result, ui) {
+    if (result.agents.length === 0) {
+      return ui.wrap("Nothing was compared: no agent has dual-write on. → Name agents: hive check AGENT", 2);
+    }
+    const rows: Cell[][] = [
+      ["identical", result.identical],
+      ["missing", result.missing],
+      ["extra", result.extra],
+      ["different", result.different],
+      ["awaiting sync", result.inFlight],
+      ["quarantined", result.quarantined],
+    ];
+    const shown = rows.filter(([name, count]) => name === "identical" || count !== 0);
+    const lines = [`${plural(result.compared, "aggregate")} of ${result.agents.map(ui.text).join(", ")} compared`];
+    lines.push(await ui.table(shown, { indent: 2 }));
+    const found = result.missing + result.extra + result.different;
+    if (found > 0) lines.push(await driftText(result, ui));
+    if (result.repaired > 0)
+      lines.push(`${thousands(result.repaired)} ${result.dryRun ? "would be repaired" : "repaired"}.`);
+    for (const one of result.unrepaired) {
+      lines.push(ui.wrap(ui.paint("bad", `not repaired: ${one.mapping} ${one.key}: ${one.reason}`), 2));
+    }
+    if (result.consistent) lines.push(ui.paint("good", "Consistent."));
+    else lines.push(`${ui.paint("bad", "Not consistent.")} → hive check --repair mends it, hive status says more`);
+    return lines.join("\n");
+  },
+  exit: (result) => (result.consistent ? 0 : 3),
+});
+
+const SHOWN = 10;
+
+async function driftText(result: CheckResult, ui: Ui): Promise<string> {
+  const rows = result.drift.slice(0, SHOWN).flatMap((one): Cell[][] => {
+    const head: Cell[] = [{ text: one.kind, style: "bad" }, one.mapping, one.key, ""];
+    const columns = one.columns
+      .slice(0, 3)
+      .map((column): Cell[] => [
+        "",
+        "",
+        `${column.table}.${column.column}`,
+        `${show(column.legacy)} | ${show(column.unified)}`,
+      ]);
+    return [head, ...columns];
+  });
+  const total = result.missing + result.extra + result.different;
+  const more = total - Math.min(total, SHOWN, result.drift.length);
+  const table = await ui.table(rows, { head: ["drift", "mapping", "key / column", "legacy | unified"] });
+  return more > 0 ? `${table}\nand ${thousands(more)} more (the first 100 with --json)` : table;
+}
+
+function show(value: string | number | boolean | null): string {
+  if (value === null) return "NULL";
+  return typeof value === "string" && value.length > 24 ? `${value.slice(0, 23)}…` : String(value);
+}

@@ -1,0 +1,278 @@
+import { isoTime } from "../clock.ts";
+import type { Context } from "../context.ts";
+import { HiveError } from "../errors.ts";
+import type { FlagOptions } from "../hive.ts";
+import type { FlagsChangeResult, FlagsHistoryResult, FlagsListResult } from "../results.ts";
+import { audit, listAudit } from "../rollout/audit.ts";
+import { hasLedger } from "../schema/ledger.ts";
+import type { LockOptions, Session } from "../storage/port.ts";
+import { resolveAgents } from "../sync/mapping.ts";
+import type { ProjectDownResult } from "../sync/project.ts";
+import { markBackfillStale, readFlagStates, readStanding, writeFlag } from "./facts.ts";
+import {
+  ALL_OFF,
+  authorityOf,
+  type Decision,
+  decide,
+  effectiveStage,
+  type Flag,
+  type FlagSetting,
+  type FlagStep,
+  parseSetting,
+  type Refusal,
+} from "./stages.ts";
+
+export interface FlagChange {
+  /** The agent's name, or its id in the platform's registry. */
+  agent: string;
+  flag: Flag;
+  /** `on` or `off`; of `reads`: `legacy`, `shadow`, `live` or `unified`. */
+  value: string;
+}
+
+/**
+ * The flags of these agents, or of all, in the mapping's order. On a database that hive has never touched all are off.
+ * @throws UNKNOWN_AGENT
+ */
+export async function listFlags(context: Context, agents?: readonly string[]): Promise<FlagsListResult> {
+  const names = resolveAgents(context.mapping, agents);
+  const states = await context.store.snapshot((session) => readFlagStates(context, session, names));
+  return {
+    agents: names.map((agent) => {
+      const flags = states.get(agent) ?? ALL_OFF;
+      const stage = effectiveStage(flags);
+      return { agent, stage, authority: authorityOf(stage), flags: { ...flags } };
+    }),
+  };
+}
+
+/**
+ * Changes flags: all of them in one transaction that looks at the facts again, or none. Each change that is made is
+ * in the audit log with the guards that were overridden. A step back over the authority boundary (live → shadow), or
+ * from complete to rampdown, first carries down what was written on the unified side.
+ * @throws UNKNOWN_AGENT, UNKNOWN_NAME, USAGE; GUARD_REFUSED and STAGE_IMPOSSIBLE with
+ *   `details.refusals[{agent, kind, missing, remedy}]`
+ */
+export async function changeFlags(
+  context: Context,
+  changes: readonly FlagChange[],
+  options: FlagOptions = {},
+): Promise<FlagsChangeResult> {
+  const commands = commandsOf(context, changes);
+  const force = options.force === true;
+  if (force && !options.reason?.trim()) {
+    throw new HiveError("USAGE", "Overriding a guard needs a reason.", {
+      hint: "Add --reason TEXT: it goes into the audit log.",
+    });
+  }
+  const { store } = context;
+  const plan = (session: Session) => decideAll(context, session, commands, force);
+  const planned = await store.snapshot(plan);
+  if (options.dryRun || planned.every(({ changes }) => changes.length === 0)) return resultOf(planned, options);
+
+  const apply = (projected: readonly string[], projection?: ProjectDownResult) =>
+    store.transaction("flags", async (tx) => {
+      // Somebody may have moved an agent since the plan was made: what counts is what is so now.
+      const decided = await plan(tx);
+      for (const { agent, changes, forced } of decided) {
+        if (changes.some((step) => step.projectDown) && !projected.includes(agent)) throw movedMeanwhile(agent);
+        await applySteps(tx, context, agent, changes, { action: "flag", reason: options.reason, forced, projection });
+      }
+      return resultOf(decided, options);
+    });
+
+  if (projecting(planned).length === 0) return apply([]);
+  return store.withLock("rollout", lockOptions(context, options, "hive flags"), async () => {
+    const agents = projecting(await store.snapshot(plan));
+    if (agents.length === 0) return apply([]);
+    const { projectDown } = await import("../sync/project.ts");
+    const { reason, abort, onProgress } = options;
+    return apply(agents, await projectDown(context, { agents, reason, abort, onProgress }));
+  });
+}
+
+/**
+ * Every change of a flag that hive made, oldest first; of one agent, or of all. Empty on a database that hive has
+ * never touched.
+ * @throws UNKNOWN_AGENT for an agent that neither the mapping nor the log knows
+ */
+export async function flagHistory(context: Context, agent?: string): Promise<FlagsHistoryResult> {
+  const { store, mapping } = context;
+  return store.snapshot(async (session) => {
+    if (!(await hasLedger(store, session))) {
+      if (agent !== undefined) resolveAgents(mapping, [agent]);
+      return { entries: [] };
+    }
+    const logged = [];
+    for (const action of FLAG_ACTIONS) logged.push(...(await listAudit(session, { action })).entries);
+    logged.sort((a, b) => a.seq - b.seq);
+    let wanted = logged;
+    if (agent !== undefined) {
+      wanted = logged.filter((entry) => entry.agent === agent);
+      // The log also keeps agents that the mapping no longer has.
+      if (wanted.length === 0) {
+        const [known] = resolveAgents(mapping, [agent]);
+        wanted = logged.filter((entry) => entry.agent === known);
+      }
+    }
+    return {
+      entries: wanted.map((entry) => ({
+        at: entry.at,
+        actor: entry.actor,
+        agent: entry.agent ?? "",
+        flag: fieldOf(entry.after, "flag"),
+        from: fieldOf(entry.before, "value"),
+        to: fieldOf(entry.after, "value"),
+        reason: entry.reason,
+      })),
+    };
+  });
+}
+
+/** The actions in the audit log under which flags change. */
+const FLAG_ACTIONS = ["flag", "rollback"] as const;
+
+function fieldOf(value: unknown, field: string): string {
+  if (typeof value !== "object" || value === null) return "";
+  const found: unknown = Object.entries(value).find(([name]) => name === field)?.[1];
+  return typeof found === "string" ? found : "";
+}
+
+export interface StepRecord {
+  readonly action: (typeof FLAG_ACTIONS)[number];
+  readonly reason: string | undefined;
+  readonly forced?: readonly Refusal[];
+  readonly projection?: ProjectDownResult | undefined;
+}
+
+/** Makes decided changes of one agent, with what they bring with them and an audit entry each. */
+export async function applySteps(
+  tx: Session,
+  context: Context,
+  agent: string,
+  steps: readonly FlagStep[],
+  record: StepRecord,
+): Promise<void> {
+  const forced = record.forced?.map(({ missing }) => missing) ?? [];
+  for (const step of steps) {
+    const { flag } = step.setting;
+    await writeFlag(tx, agent, step.setting, isoTime(context.clock));
+    if (step.stalesBackfill) await markBackfillStale(tx, [agent]);
+    await audit(tx, context, {
+      action: record.action,
+      agent,
+      reason: record.reason,
+      before: { flag, value: step.from, stage: step.stageBefore },
+      after: {
+        flag,
+        value: step.to,
+        stage: step.stageAfter,
+        ...(forced.length > 0 && { forced }),
+        ...(step.projectDown && record.projection && { projectedDown: record.projection }),
+      },
+    });
+  }
+}
+
+/** How to take a lock in an operation with these options. */
+export function lockOptions(context: Context, options: FlagOptions, purpose: string): LockOptions {
+  return {
+    timeoutMs: options.lockTimeoutMs ?? context.settings.lockTimeoutSeconds * 1_000,
+    purpose,
+    ...(options.onWait && { onWait: options.onWait }),
+  };
+}
+
+/** @throws GUARD_REFUSED for an agent whose stage is not the one that the plan was made for */
+export function movedMeanwhile(agent: string): HiveError {
+  return new HiveError("GUARD_REFUSED", `Somebody else changed the flags of ${agent} in the meantime.`, {
+    hint: "Look at `hive flags list`, then run the command again.",
+    details: { agent },
+  });
+}
+
+interface AgentCommand {
+  readonly agent: string;
+  readonly settings: readonly FlagSetting[];
+}
+
+function commandsOf(context: Context, changes: readonly FlagChange[]): AgentCommand[] {
+  if (changes.length === 0) {
+    throw new HiveError("USAGE", "No change of a flag is named.", {
+      hint: "For example: `hive flags enable AGENT --flag dual-write`, or `hive flags set AGENT reads=shadow`.",
+    });
+  }
+  const commands = new Map<string, FlagSetting[]>();
+  for (const change of changes) {
+    const setting = parseSetting(change.flag, change.value);
+    for (const agent of resolveAgents(context.mapping, [change.agent])) {
+      const settings = commands.get(agent) ?? [];
+      const other = settings.find((one) => one.flag === setting.flag);
+      if (other && other.value !== setting.value) {
+        throw new HiveError("USAGE", `${agent} is given two values of ${setting.flag} at once.`, {
+          details: { agent, flag: setting.flag },
+        });
+      }
+      if (!other) settings.push(setting);
+      commands.set(agent, settings);
+    }
+  }
+  return [...commands].map(([agent, settings]) => ({ agent, settings }));
+}
+
+interface Decided {
+  readonly agent: string;
+  readonly changes: readonly FlagStep[];
+  readonly forced: readonly Refusal[];
+}
+
+async function decideAll(
+  context: Context,
+  session: Session,
+  commands: readonly AgentCommand[],
+  force: boolean,
+): Promise<Decided[]> {
+  const agents = commands.map(({ agent }) => agent);
+  const { states, facts } = await readStanding(context, session, agents);
+  const decided: Decided[] = [];
+  const refused: { agent: string; refusals: readonly Refusal[] }[] = [];
+  for (const { agent, settings } of commands) {
+    const known = facts.get(agent);
+    if (!known) throw new HiveError("INTERNAL", `No facts were read about ${agent}.`);
+    const decision: Decision = decide({ agent, settings, force }, states.get(agent) ?? ALL_OFF, known);
+    if (decision.ok) decided.push({ agent, changes: decision.changes, forced: decision.forced });
+    else refused.push({ agent, refusals: decision.refusals });
+  }
+  if (refused.length > 0) throw refusal(refused);
+  return decided;
+}
+
+function projecting(decided: readonly Decided[]): string[] {
+  return decided.filter(({ changes }) => changes.some((step) => step.projectDown)).map(({ agent }) => agent);
+}
+
+/** Refusals as the error that a command ends with. */
+export function refusal(refused: readonly { agent: string; refusals: readonly Refusal[] }[]): HiveError {
+  const all = refused.flatMap(({ agent, refusals }) => refusals.map((one) => ({ agent, ...one })));
+  const remedies = [...new Set(all.map(({ remedy }) => `\`${remedy}\``))];
+  const soft = all.every(({ kind }) => kind === "soft");
+  const impossible = all.some(({ code }) => code === "STAGE_IMPOSSIBLE");
+  return new HiveError(
+    impossible ? "STAGE_IMPOSSIBLE" : "GUARD_REFUSED",
+    `Refused: ${all.map(({ agent, missing }) => `${agent}: ${missing}`).join("; ")}.`,
+    {
+      hint: `Run ${remedies.join(", then ")}${soft ? ", or override with --force --reason TEXT" : ""}.`,
+      details: { refusals: all.map(({ agent, kind, missing, remedy }) => ({ agent, kind, missing, remedy })) },
+    },
+  );
+}
+
+function resultOf(decided: readonly Decided[], options: FlagOptions): FlagsChangeResult {
+  return {
+    changed: decided.flatMap(({ agent, changes }) =>
+      changes.map(({ setting, from, to }) => ({ agent, flag: setting.flag, from, to })),
+    ),
+    forced: decided.flatMap(({ agent, forced }) => forced.map(({ missing }) => ({ agent, missing }))),
+    dryRun: options.dryRun === true,
+  };
+}

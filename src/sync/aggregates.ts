@@ -1,0 +1,313 @@
+import { HiveError } from "../errors.ts";
+import type { Column, ColumnType, Session, Store, Table, Tuple, Value } from "../storage/port.ts";
+import { among, id, ids, join, type Sql, sql } from "../storage/sql.ts";
+import { type Aggregate, type AggregateMapping, type ColumnKind, type DataRow, keyText, keyValue } from "./mapping.ts";
+
+/** One side of a mapping as it is in this database: which columns are read, in which order, and their types. */
+export interface SideLayout {
+  readonly root: TableLayout;
+  readonly related: readonly RelatedLayout[];
+}
+
+export interface TableLayout {
+  readonly table: string;
+  /** The key column (of a related table: the foreign key), its position in `columns`, and its type. */
+  readonly key: string;
+  readonly keyAt: number;
+  readonly keyType: ColumnType;
+  /** What is read, by name. */
+  readonly columns: readonly string[];
+  /** Columns that the mapping reads and the table lacks: given to it as NULL. */
+  readonly missing: readonly string[];
+  /** Types by column name, of all columns of the table. */
+  readonly types: ReadonlyMap<string, ColumnType>;
+}
+
+export interface RelatedLayout extends TableLayout {
+  readonly orderBy: readonly string[];
+  /** Columns that identify a row within its aggregate. */
+  readonly identity: readonly string[];
+}
+
+export interface Layout {
+  readonly mapping: AggregateMapping;
+  readonly legacy: SideLayout;
+  readonly unified: SideLayout;
+}
+
+/** One aggregate as it was read. */
+export interface Loaded {
+  /** Null for a root row whose key is NULL or binary. */
+  readonly key: string | null;
+  readonly keyValue: Value;
+  readonly root: Tuple;
+  /** By position of the layout's related tables. */
+  readonly related: readonly (readonly Tuple[])[];
+}
+
+/**
+ * The mapping's tables as they are in this database. With `unifiedMayBeMissing`, unified tables that do not exist yet
+ * are taken as the mapping declares them.
+ * @throws SCHEMA_MISMATCH where a root table is missing, NOT_MIGRATED where a unified one is
+ */
+export async function introspect(
+  store: Store,
+  mapping: AggregateMapping,
+  session: Session,
+  options: { unifiedMayBeMissing?: boolean } = {},
+): Promise<Layout> {
+  const { legacy, unified } = mapping;
+  const legacyRoot = await requireTable(store, session, legacy.root.table, mapping, "legacy");
+  const legacyRelated: RelatedLayout[] = [];
+  for (const related of legacy.related) {
+    const table = await store.table(related.table, session);
+    if (table === null && related.optional === true) continue;
+    if (table === null) throw missingTable(related.table, mapping, "legacy");
+    const columns = [...new Set([related.foreignKey, ...related.key, ...related.columns, ...related.orderBy])];
+    legacyRelated.push({
+      ...tableLayout(table, related.foreignKey, columns),
+      orderBy: related.orderBy,
+      identity: related.key,
+    });
+  }
+  const unifiedTable = async (name: string, columns: Readonly<Record<string, ColumnKind>>): Promise<Table> =>
+    options.unifiedMayBeMissing
+      ? ((await store.table(name, session)) ?? declaredTable(name, columns))
+      : requireTable(store, session, name, mapping, "unified");
+  const unifiedRoot = await unifiedTable(unified.root.table, unified.root.columns);
+  const unifiedRelated: RelatedLayout[] = [];
+  for (const related of unified.related) {
+    const table = await unifiedTable(related.table, related.columns);
+    unifiedRelated.push({
+      ...tableLayout(table, related.foreignKey, Object.keys(related.columns)),
+      orderBy: related.key,
+      identity: related.key,
+    });
+  }
+  const everyLegacyColumn = [
+    ...new Set([legacy.root.key, ...legacy.root.columns, ...legacyRoot.columns.map((column) => column.name)]),
+  ];
+  return {
+    mapping,
+    legacy: { root: tableLayout(legacyRoot, legacy.root.key, everyLegacyColumn), related: legacyRelated },
+    unified: {
+      root: tableLayout(unifiedRoot, unified.root.key, Object.keys(unified.root.columns)),
+      related: unifiedRelated,
+    },
+  };
+}
+
+/** The columns that the mapping reads and the legacy tables lack, as `table.column`. */
+export function missingColumns(layout: Layout): string[] {
+  return [layout.legacy.root, ...layout.legacy.related].flatMap((table) =>
+    table.missing.map((column) => `${table.table}.${column}`),
+  );
+}
+
+function declaredTable(name: string, kinds: Readonly<Record<string, ColumnKind>>): Table {
+  const columns = Object.entries(kinds).map(
+    ([column, kind]): Column => ({
+      name: column,
+      declared: kind,
+      type: kind === "integer" || kind === "real" ? kind : "text",
+      notNull: false,
+      default: null,
+      primaryKey: 0,
+    }),
+  );
+  return { name, columns, foreignKeys: [], indexes: [] };
+}
+
+async function requireTable(
+  store: Store,
+  session: Session,
+  name: string,
+  mapping: AggregateMapping,
+  side: "legacy" | "unified",
+): Promise<Table> {
+  const table = await store.table(name, session);
+  if (table === null) throw missingTable(name, mapping, side);
+  return table;
+}
+
+function missingTable(name: string, mapping: AggregateMapping, side: "legacy" | "unified"): HiveError {
+  if (side === "unified") {
+    return new HiveError("NOT_MIGRATED", `The unified table ${name} does not exist yet.`, {
+      hint: "Run `hive migrate up` first.",
+      details: { table: name, mapping: mapping.name },
+    });
+  }
+  return new HiveError(
+    "SCHEMA_MISMATCH",
+    `The legacy table ${name}, which the mapping "${mapping.name}" reads, does not exist.`,
+    {
+      hint: "Check that --database names the right database, and that the mapping is the one for it.",
+      details: { table: name, mapping: mapping.name },
+    },
+  );
+}
+
+function tableLayout(table: Table, key: string, wanted: readonly string[]): TableLayout {
+  const types = new Map(table.columns.map((column) => [column.name, column.type]));
+  if (!types.has(key)) {
+    throw new HiveError("SCHEMA_MISMATCH", `The table ${table.name} has no column ${key}, which identifies its rows.`, {
+      hint: "Check the mapping against the table.",
+      details: { table: table.name, column: key },
+    });
+  }
+  const columns = wanted.filter((column) => types.has(column));
+  return {
+    table: table.name,
+    key,
+    keyAt: columns.indexOf(key),
+    keyType: types.get(key) ?? "text",
+    columns,
+    missing: wanted.filter((column) => !types.has(column)),
+    types,
+  };
+}
+
+function selectFrom(table: TableLayout): Sql {
+  return sql`SELECT ${ids(table.columns)} FROM ${id(table.table)}`;
+}
+
+/**
+ * The next root rows after `after` in the order of the key, with everything related to them. Rows without a key are
+ * not among them: see {@link loadWithoutKey}.
+ */
+export async function loadPage(session: Session, side: SideLayout, after: Value, limit: number): Promise<Loaded[]> {
+  const { root } = side;
+  const key = id(root.key);
+  const from = after === null ? sql`${key} IS NOT NULL` : sql`${key} > ${after}`;
+  const rows = await session.tuples(sql`${selectFrom(root)} WHERE ${from} ORDER BY ${key} LIMIT ${limit}`);
+  return withRelated(session, side, rows, true);
+}
+
+/** The aggregates of these keys, those that exist, in no particular order. */
+export async function loadKeys(session: Session, side: SideLayout, keys: readonly string[]): Promise<Loaded[]> {
+  const { root } = side;
+  const values = keyValues(keys, root.keyType);
+  if (values.length === 0) return [];
+  const rows = await session.tuples(sql`${selectFrom(root)} WHERE ${id(root.key)} IN ${among(values)}`);
+  // An INTEGER column also finds 7 when '07' is looked for.
+  const wanted = new Set(keys);
+  const exact = rows.filter((row) => wanted.has(keyText(row[root.keyAt]) ?? ""));
+  return withRelated(session, side, exact, false);
+}
+
+/** Root rows whose key is NULL: they cannot be told apart, so only the first `limit` are looked at. */
+export async function loadWithoutKey(session: Session, side: SideLayout, limit: number): Promise<Loaded[]> {
+  const { root } = side;
+  if (root.types.get(root.key) === undefined) return [];
+  const rows = await session.tuples(sql`${selectFrom(root)} WHERE ${id(root.key)} IS NULL LIMIT ${limit}`);
+  return rows.map((row) => ({ key: null, keyValue: null, root: row, related: side.related.map(() => []) }));
+}
+
+export async function countWithoutKey(session: Session, side: SideLayout): Promise<number> {
+  const { root } = side;
+  const rows = await session.all(sql`SELECT count(*) AS n FROM ${id(root.table)} WHERE ${id(root.key)} IS NULL`);
+  return Number(rows[0]?.n);
+}
+
+/** Which of these keys the root table has. */
+export async function existingKeys(session: Session, root: TableLayout, keys: readonly string[]): Promise<Set<string>> {
+  const values = keyValues(keys, root.keyType);
+  if (values.length === 0) return new Set();
+  const rows = await session.tuples(
+    sql`SELECT ${id(root.key)} FROM ${id(root.table)} WHERE ${id(root.key)} IN ${among(values)}`,
+  );
+  const wanted = new Set(keys);
+  const found = new Set<string>();
+  for (const row of rows) {
+    const key = keyText(row[0]);
+    if (key !== null && wanted.has(key)) found.add(key);
+  }
+  return found;
+}
+
+/** The next keys of a root table after `after`, in the order of the key. */
+export async function pageOfKeys(session: Session, root: TableLayout, after: Value, limit: number): Promise<Value[]> {
+  const key = id(root.key);
+  const from = after === null ? sql`${key} IS NOT NULL` : sql`${key} > ${after}`;
+  const rows = await session.tuples(
+    sql`SELECT ${key} FROM ${id(root.table)} WHERE ${from} ORDER BY ${key} LIMIT ${limit}`,
+  );
+  return rows.map((row) => row[0] ?? null);
+}
+
+/** Values to look for in a column of this type; keys that no value of the type can have are left out. */
+export function keyValues(keys: readonly string[], type: ColumnType): Value[] {
+  const values: Value[] = [];
+  for (const key of keys) {
+    const value = keyValue(key, type);
+    if (value !== null) values.push(value);
+  }
+  return values;
+}
+
+async function withRelated(session: Session, side: SideLayout, rows: Tuple[], contiguous: boolean): Promise<Loaded[]> {
+  const { root } = side;
+  const loaded = rows.map((row) => {
+    const value = row[root.keyAt] ?? null;
+    const related: Tuple[][] = side.related.map(() => []);
+    return { key: keyText(value), keyValue: value, root: row, related };
+  });
+  const byKey = new Map<string, Tuple[][]>();
+  for (const one of loaded) if (one.key !== null) byKey.set(one.key, one.related);
+  if (byKey.size === 0) return loaded;
+  for (const [position, table] of side.related.entries()) {
+    const found = await session.tuples(relatedQuery(root, table, loaded, contiguous));
+    for (const row of found) {
+      const key = keyText(row[table.keyAt]);
+      if (key !== null) byKey.get(key)?.[position]?.push(row);
+    }
+  }
+  return loaded;
+}
+
+function relatedQuery(root: TableLayout, table: RelatedLayout, loaded: readonly Loaded[], contiguous: boolean): Sql {
+  const foreignKey = id(table.key);
+  const order = join(
+    [table.key, ...table.orderBy].filter((column) => table.types.has(column)).map((column) => id(column)),
+  );
+  const first = loaded[0]?.keyValue ?? null;
+  const last = loaded.at(-1)?.keyValue ?? null;
+  if (contiguous && table.keyType === root.keyType && isPlain(first) && isPlain(last)) {
+    return sql`${selectFrom(table)} WHERE ${foreignKey} >= ${first} AND ${foreignKey} <= ${last} ORDER BY ${order}`;
+  }
+  const keys: string[] = [];
+  for (const one of loaded) if (one.key !== null) keys.push(one.key);
+  return sql`${selectFrom(table)} WHERE ${foreignKey} IN ${among(keyValues(keys, table.keyType))} ORDER BY ${order}`;
+}
+
+function isPlain(value: Value): boolean {
+  return typeof value === "string" || typeof value === "bigint";
+}
+
+/** As the mapping sees it: rows by column name, with NULL for columns that the table lacks. */
+export function toAggregate(side: SideLayout, loaded: Loaded): Aggregate {
+  const aggregate: Record<string, readonly DataRow[]> = { [side.root.table]: [toRow(side.root, loaded.root)] };
+  side.related.forEach((table, i) => {
+    aggregate[table.table] = (loaded.related[i] ?? []).map((row) => toRow(table, row));
+  });
+  return aggregate;
+}
+
+function toRow(table: TableLayout, tuple: Tuple): DataRow {
+  const row: Record<string, Value> = {};
+  table.columns.forEach((column, i) => {
+    row[column] = tuple[i] ?? null;
+  });
+  for (const column of table.missing) row[column] = null;
+  return row;
+}
+
+/** By position of the layout's columns; columns that the row does not have are NULL. */
+export function toTuple(table: TableLayout, row: DataRow): Tuple {
+  return table.columns.map((column) => row[column] ?? null);
+}
+
+/** A key as the value to look for in this table. */
+export function keyIn(table: TableLayout, key: string): Value {
+  return keyValue(key, table.keyType);
+}

@@ -1,0 +1,350 @@
+import { isoTime } from "../clock.ts";
+import type { Context } from "../context.ts";
+import { HiveError } from "../errors.ts";
+import { listFlags } from "../flags/flags.ts";
+import type { BackfillOptions } from "../hive.ts";
+import type { BackfillResult } from "../results.ts";
+import { audit } from "../rollout/audit.ts";
+import { requireLedger } from "../schema/ledger.ts";
+import type { Transaction, Value } from "../storage/port.ts";
+import { among, sql } from "../storage/sql.ts";
+import { keyIn, type Layout, type Loaded, missingColumns } from "./aggregates.ts";
+import { insertNew, moveStaged, stage, type UnifiedWrite } from "./apply.ts";
+import { type AggregateMapping, resolveAgents } from "./mapping.ts";
+import { Meter } from "./meter.ts";
+import { Pace } from "./pace.ts";
+import { countRoots, introspectAll, lockOptions, type Page, Pager, PageSize, Who } from "./page.ts";
+import { type Quarantined, quarantine, release } from "./quarantine.ts";
+
+interface Counts {
+  written: number;
+  unchanged: number;
+  quarantined: number;
+}
+
+/** What is to become of some aggregates. */
+interface Verdicts {
+  readonly writes: readonly (UnifiedWrite & { readonly agent: string })[];
+  readonly quarantined: readonly Quarantined[];
+  readonly unchanged: readonly { readonly key: string; readonly agent: string }[];
+  /** Keys that leave the quarantine. */
+  readonly solved: readonly string[];
+}
+
+const NOTHING: Verdicts = { writes: [], quarantined: [], unchanged: [], solved: [] };
+
+/** How often the place is noted while there is nothing to write. */
+const NOTE_EVERY_MS = 1_000;
+
+/**
+ * Brings the unified side up to what the legacy side holds, for agents whose legacy side leads. Writes only what
+ * differs. Goes on where an interrupted run of the same agents ended. An aggregate that cannot be mapped or written
+ * is quarantined and does not stop the rest. Never writes what was read before another process changed it.
+ *
+ * @throws NOT_MIGRATED, UNKNOWN_AGENT, GUARD_REFUSED (the unified side of an agent leads; flags changed meanwhile),
+ * LOCK_HELD, INTERRUPTED
+ */
+export async function backfill(context: Context, options: BackfillOptions = {}): Promise<BackfillResult> {
+  const { store } = context;
+  await requireLedger(store);
+  const agents = await agentsLedByLegacy(context, options.agents ?? []);
+  const run = async () => new Backfill(context, await Who.of(context, agents), options).run();
+  if (options.dryRun) return run();
+  return store.withLock("backfill", lockOptions(context, options, "hive backfill"), run);
+}
+
+/** Naming an agent whose unified side leads is refused; where none is named they are left out. */
+async function agentsLedByLegacy(context: Context, names: readonly string[]): Promise<string[]> {
+  const wanted = resolveAgents(context.mapping, names);
+  const { agents } = await listFlags(context, wanted);
+  const unified = agents.filter((agent) => agent.authority === "unified");
+  if (names.length > 0 && unified.length > 0) {
+    const list = unified.map((agent) => `${agent.agent} (${agent.stage})`).join(", ");
+    throw new HiveError(
+      "GUARD_REFUSED",
+      `The unified side leads for ${list}: a backfill would write old values over new ones.`,
+      {
+        hint: "Compare with `hive check`, or go back first with `hive rollback --agent NAME --to shadow`.",
+        details: { agents: unified.map((agent) => agent.agent) },
+      },
+    );
+  }
+  const other = new Set(unified.map((agent) => agent.agent));
+  return wanted.filter((agent) => !other.has(agent));
+}
+
+class Backfill {
+  private readonly context: Context;
+  private readonly who: Who;
+  private readonly options: BackfillOptions;
+  private readonly pace: Pace;
+  private readonly meter: Meter;
+  private readonly counts = new Map<string, Counts>();
+  /** Counted, but not yet noted in hive_backfill. */
+  private readonly unsaved = new Map<string, Counts>();
+  private notedAt = Number.NEGATIVE_INFINITY;
+  private resumed = false;
+
+  constructor(context: Context, who: Who, options: BackfillOptions) {
+    this.context = context;
+    this.who = who;
+    this.options = options;
+    this.pace = new Pace(context.store, context.clock, context.settings.lockBudget);
+    this.meter = new Meter("backfill", context.clock, options.onProgress);
+  }
+
+  async run(): Promise<BackfillResult> {
+    const layouts = await introspectAll(this.context);
+    if (this.options.onProgress) this.meter.total = await countRoots(this.context, layouts);
+    const cursors = await this.begin();
+    for (const [position, layout] of layouts.entries()) {
+      const cursor = cursors.get(layout.mapping.name);
+      if (cursor !== undefined) await this.pass(layout, layouts.slice(0, position), cursor);
+    }
+    const sum: Counts = { written: 0, unchanged: 0, quarantined: 0 };
+    for (const counts of this.counts.values()) {
+      sum.written += counts.written;
+      sum.unchanged += counts.unchanged;
+      sum.quarantined += counts.quarantined;
+    }
+    const total = sum.written + sum.unchanged + sum.quarantined;
+    const seconds = this.meter.seconds();
+    return {
+      agents: [...this.who.agents],
+      aggregates: { ...sum, total },
+      seconds,
+      perSecond: seconds > 0 ? Math.round(total / seconds) : 0,
+      resumed: this.resumed,
+      missingColumns: [...new Set(layouts.flatMap(missingColumns))],
+      dryRun: this.options.dryRun === true,
+    };
+  }
+
+  /**
+   * Where each mapping starts: at null from the beginning; a mapping that an interrupted run had finished is left out.
+   * A run is continued only where all the agents stopped at the same place; otherwise it starts over, which costs time
+   * but writes nothing twice.
+   */
+  private async begin(): Promise<Map<string, string | null>> {
+    const { store, mapping } = this.context;
+    const { agents } = this.who;
+    const rows = await store.read.all(sql`SELECT agent, mapping, state, cursor FROM hive_backfill`);
+    const cursors = new Map<string, string | null>();
+    for (const { name } of mapping.aggregates) {
+      const own = rows.filter((row) => row.mapping === name && agents.includes(String(row.agent)));
+      const places = new Set(own.map((row) => JSON.stringify([row.state, row.cursor])));
+      const state = own[0]?.state;
+      if (own.length !== agents.length || places.size !== 1 || state === "stale") return this.startOver();
+      const cursor = own[0]?.cursor;
+      if (state === "running") cursors.set(name, typeof cursor === "string" ? cursor : null);
+    }
+    if (cursors.size === 0) return this.startOver();
+    this.resumed = cursors.size < mapping.aggregates.length || [...cursors.values()].some((cursor) => cursor !== null);
+    return cursors;
+  }
+
+  private async startOver(): Promise<Map<string, string | null>> {
+    const { store, mapping, clock } = this.context;
+    const cursors = new Map<string, string | null>(mapping.aggregates.map(({ name }) => [name, null]));
+    if (this.options.dryRun) return cursors;
+    await store.transaction("backfill begin", async (tx) => {
+      for (const agent of this.who.agents) {
+        for (const { name } of mapping.aggregates) {
+          await tx.run(sql`INSERT INTO hive_backfill
+              (agent, mapping, state, cursor, started_at, finished_at, written, unchanged, quarantined)
+            VALUES (${agent}, ${name}, 'running', NULL, ${isoTime(clock)}, NULL, 0, 0, 0)
+            ON CONFLICT (agent, mapping) DO UPDATE SET state = 'running', cursor = NULL,
+              started_at = excluded.started_at, finished_at = NULL, written = 0, unchanged = 0, quarantined = 0`);
+        }
+      }
+    });
+    return cursors;
+  }
+
+  private async pass(layout: Layout, earlier: readonly Layout[], start: string | null): Promise<void> {
+    const { store } = this.context;
+    const pager = new Pager(layout, earlier, this.who, true);
+    const size = new PageSize();
+    let after: Value = start === null ? null : keyIn(layout.legacy.root, start);
+    if (start === null) {
+      const quarantined = await store.snapshot((session) => pager.withoutKey(session));
+      await this.write(pager, [], { ...NOTHING, quarantined }, null);
+      this.meter.add(quarantined.length);
+    }
+    for (;;) {
+      this.assertNotAborted();
+      await this.pace.observe();
+      const limit = size.rows;
+      const page = await store.snapshot((session) => pager.next(session, after, limit));
+      const last = page.legacy.at(-1);
+      await this.settle(pager, page, last?.key ?? null);
+      this.meter.add(page.legacy.length);
+      if (last === undefined || page.legacy.length < limit) break;
+      after = last.keyValue;
+      size.learn(page.legacy);
+    }
+    if (!this.options.dryRun) await this.finish(layout.mapping);
+  }
+
+  /** Everything that a page needs, in slices; `cursor` is noted with the last of them. */
+  private async settle(pager: Pager, page: Page, cursor: string | null): Promise<void> {
+    const verdicts = judgeAll(pager, page);
+    const { writes } = verdicts;
+    let done = 0;
+    while (writes.length - done > this.pace.slice) {
+      const slice = writes.slice(done, done + this.pace.slice);
+      await this.write(pager, page.legacy, { ...NOTHING, writes: slice }, null);
+      done += slice.length;
+    }
+    await this.write(pager, page.legacy, done === 0 ? verdicts : { ...verdicts, writes: writes.slice(done) }, cursor);
+  }
+
+  /** One transaction, or none where there is nothing to write and the place was noted a moment ago. */
+  private async write(pager: Pager, read: readonly Loaded[], verdicts: Verdicts, cursor: string | null): Promise<void> {
+    const { writes, quarantined, solved } = verdicts;
+    const { store, clock } = this.context;
+    const idle = writes.length + quarantined.length + solved.length === 0;
+    if (this.options.dryRun || (idle && clock.monotonic() - this.notedAt < NOTE_EVERY_MS)) {
+      for (const counts of [this.counts, this.unsaved]) addUp(counts, verdicts);
+      return;
+    }
+    this.assertNotAborted();
+    await this.pace.ready(this.options.abort);
+    let moved: ReadonlySet<string> = new Set();
+    let written = verdicts;
+    // While others write, everything that can be done without the lock is done before it is taken.
+    const staged = writes.length > 0 && this.pace.contended;
+    try {
+      await store.transaction(
+        "backfill",
+        async (tx) => {
+          await this.who.assertUnchanged(tx, this.context);
+          // Somebody committed since the snapshot: what was read may be old. Their keys are left out and read again.
+          const others = await this.pace.observe();
+          if (others) {
+            moved = await pager.changedSince(tx, read, new Set(writes.map((write) => write.key)));
+            if (moved.size > 0) written = { ...verdicts, writes: writes.filter((write) => !moved.has(write.key)) };
+          }
+          if (!staged && !others && writes.every((write) => !write.exists)) {
+            await insertNew(tx, pager.layout, writes);
+          } else if (writes.length > 0) {
+            if (!staged) await stage(tx, pager.layout, writes);
+            await moveStaged(tx, pager.layout, writes, moved);
+          }
+          await this.context.signal?.("backfill:moved");
+          for (const entry of quarantined) await quarantine(tx, this.context, entry);
+          const released = solved.filter((key) => !moved.has(key));
+          if (released.length > 0) await release(tx, pager.layout.mapping.name, released);
+          await this.note(tx, pager.layout.mapping.name, written, moved.size === 0 ? cursor : null);
+        },
+        staged ? { before: (tx) => stage(tx, pager.layout, writes) } : {},
+      );
+    } catch (error) {
+      if (!(error instanceof HiveError) || error.code !== "CONSTRAINT" || writes.length === 0) throw error;
+      return this.writeApart(pager, read, verdicts, cursor, error);
+    }
+    this.notedAt = clock.monotonic();
+    this.unsaved.clear();
+    addUp(this.counts, written);
+    if (writes.length > 0) this.pace.done(writes.length);
+    if (moved.size === 0) return;
+    const again = await store.snapshot((session) => pager.some(session, [...moved]));
+    await this.settle(pager, again, cursor);
+  }
+
+  /** One row that the database refuses must not keep back the others: halves, until it stands alone. */
+  private async writeApart(
+    pager: Pager,
+    read: readonly Loaded[],
+    verdicts: Verdicts,
+    cursor: string | null,
+    error: HiveError,
+  ): Promise<void> {
+    const { writes } = verdicts;
+    const [only] = writes;
+    if (writes.length === 1 && only) {
+      const entry: Quarantined = {
+        mapping: pager.layout.mapping.name,
+        key: only.key,
+        agent: only.agent,
+        direction: "up",
+        reason: `the database refuses the unified row: ${error.message}`,
+      };
+      const solved = verdicts.solved.filter((key) => key !== only.key);
+      const refused = { ...verdicts, writes: [], solved, quarantined: [...verdicts.quarantined, entry] };
+      return this.write(pager, read, refused, cursor);
+    }
+    const half = Math.ceil(writes.length / 2);
+    await this.write(pager, read, { ...NOTHING, writes: writes.slice(0, half) }, null);
+    await this.write(pager, read, { ...verdicts, writes: writes.slice(half) }, cursor);
+  }
+
+  /** The counts since the last note, and how far it is. */
+  private async note(tx: Transaction, mapping: string, verdicts: Verdicts, cursor: string | null): Promise<void> {
+    const delta = new Map([...this.unsaved].map(([agent, counts]) => [agent, { ...counts }]));
+    addUp(delta, verdicts);
+    for (const [agent, counts] of delta) {
+      await tx.run(sql`UPDATE hive_backfill SET written = written + ${counts.written},
+        unchanged = unchanged + ${counts.unchanged}, quarantined = quarantined + ${counts.quarantined}
+        WHERE agent = ${agent} AND mapping = ${mapping}`);
+    }
+    if (cursor === null) return;
+    await tx.run(
+      sql`UPDATE hive_backfill SET cursor = ${cursor} WHERE mapping = ${mapping} AND agent IN ${among(this.who.agents)}`,
+    );
+  }
+
+  private async finish(mapping: AggregateMapping): Promise<void> {
+    const { store, clock } = this.context;
+    const last = this.context.mapping.aggregates.at(-1)?.name === mapping.name;
+    await store.transaction("backfill finish", async (tx) => {
+      await this.note(tx, mapping.name, NOTHING, null);
+      await tx.run(sql`UPDATE hive_backfill SET state = 'finished', finished_at = ${isoTime(clock)}
+        WHERE mapping = ${mapping.name} AND agent IN ${among(this.who.agents)}`);
+      if (!last) return;
+      for (const agent of this.who.agents) {
+        const after = this.counts.get(agent) ?? { written: 0, unchanged: 0, quarantined: 0 };
+        await audit(tx, this.context, { action: "backfill", agent, reason: this.options.reason, after });
+      }
+    });
+    this.unsaved.clear();
+  }
+
+  private assertNotAborted(): void {
+    if (!this.options.abort?.aborted) return;
+    throw new HiveError("INTERRUPTED", "The backfill was interrupted.", {
+      hint: "What was written is kept. Run the same command again: it goes on from there.",
+    });
+  }
+}
+
+function judgeAll(pager: Pager, page: Page): Verdicts {
+  const writes: (UnifiedWrite & { agent: string })[] = [];
+  const quarantined: Quarantined[] = [];
+  const unchanged: { key: string; agent: string }[] = [];
+  const solved: string[] = [];
+  for (const one of page.legacy) {
+    const judgement = pager.judge(page, one);
+    if (judgement === null) continue;
+    const { key, agent } = judgement;
+    if (judgement.kind === "up") writes.push({ key, agent, ...judgement.write });
+    else if (judgement.kind === "same") unchanged.push({ key, agent });
+    else if (judgement.kind === "quarantined") quarantined.push(judgement.entry);
+    if (judgement.kind !== "quarantined" && page.inQuarantine.has(key)) solved.push(key);
+  }
+  return { writes, quarantined, unchanged, solved };
+}
+
+function addUp(sums: Map<string, Counts>, verdicts: Verdicts): void {
+  const add = (agent: string, what: keyof Counts) => {
+    let own = sums.get(agent);
+    if (!own) {
+      own = { written: 0, unchanged: 0, quarantined: 0 };
+      sums.set(agent, own);
+    }
+    own[what] += 1;
+  };
+  for (const write of verdicts.writes) add(write.agent, "written");
+  for (const entry of verdicts.quarantined) add(entry.agent, "quarantined");
+  for (const one of verdicts.unchanged) add(one.agent, "unchanged");
+}

@@ -1,0 +1,406 @@
+import { isoTime } from "../clock.ts";
+import type { Context } from "../context.ts";
+import { HiveError } from "../errors.ts";
+import { listFlags } from "../flags/flags.ts";
+import type { CheckOptions } from "../hive.ts";
+import type { CheckResult, Drift } from "../results.ts";
+import { hasLedger } from "../schema/ledger.ts";
+import type { Session, Value } from "../storage/port.ts";
+import { among, id, sql } from "../storage/sql.ts";
+import { existingKeys, type Layout, type Loaded, loadKeys, pageOfKeys, toAggregate } from "./aggregates.ts";
+import { keyText, resolveAgents } from "./mapping.ts";
+import { Meter } from "./meter.ts";
+import { Pace } from "./pace.ts";
+import { countRoots, introspectAll, type Judgement, type Page, Pager, PageSize, Who } from "./page.ts";
+import { differencesDown, differencesUp } from "./projection.ts";
+import { jsonValue, type Settled, settle } from "./settle.ts";
+
+const MOST_DRIFT = 100;
+const KEYS_PER_PAGE = 500;
+
+interface Counts {
+  compared: number;
+  identical: number;
+  missing: number;
+  extra: number;
+  different: number;
+  inFlight: number;
+  quarantined: number;
+}
+
+const NO_COUNTS: Counts = {
+  compared: 0,
+  identical: 0,
+  missing: 0,
+  extra: 0,
+  different: 0,
+  inFlight: 0,
+  quarantined: 0,
+};
+
+/**
+ * Compares both sides in one snapshot on a read-only connection, aggregate by aggregate, with memory that does not
+ * grow with their number. Agents: those named; else those with dual-write on; else all.
+ *
+ * With `repair`, what differs is looked at again under the write lock and, if it still differs, made equal to the
+ * side that leads. The verdict (not the comparison) is noted in hive_checks, for the guards of the stages: not with
+ * `dryRun`, not for single keys, and not where the database cannot be written.
+ *
+ * @throws UNKNOWN_AGENT, SCHEMA_MISMATCH, INTERRUPTED; with repair also NOT_MIGRATED, GUARD_REFUSED
+ */
+export async function check(context: Context, options: CheckOptions = {}): Promise<CheckResult> {
+  const { store } = context;
+  const ledger = await hasLedger(store);
+  if (!ledger && options.repair) {
+    throw new HiveError("NOT_MIGRATED", `${store.location} has no hive tables yet: there is nothing to repair.`, {
+      hint: "Run `hive migrate up` first.",
+    });
+  }
+  const { agents, note } = await agentsToCheck(context, options.agents ?? []);
+  if (!(await hasUnifiedTables(context))) {
+    const why = "the unified tables do not exist: run `hive migrate up` first";
+    return { ...emptyResult(agents), consistent: false, note: why, dryRun: options.dryRun === true };
+  }
+  const who = await Who.of(context, agents);
+  const run = new Check(context, who, ledger, options);
+  const result = await run.run(note);
+  const recorded = await run.record();
+  return { ...result, recorded };
+}
+
+function emptyResult(agents: readonly string[]): CheckResult {
+  return {
+    ...NO_COUNTS,
+    consistent: true,
+    agents: [...agents],
+    drift: [],
+    repaired: 0,
+    unrepaired: [],
+    recorded: false,
+    note: null,
+    dryRun: false,
+  };
+}
+
+async function agentsToCheck(
+  context: Context,
+  names: readonly string[],
+): Promise<{ agents: string[]; note: string | null }> {
+  const all = resolveAgents(context.mapping, names);
+  if (names.length > 0) return { agents: all, note: null };
+  const { agents } = await listFlags(context);
+  const on = agents.filter((agent) => agent.flags["dual-write"]).map((agent) => agent.agent);
+  if (on.length > 0) return { agents: on, note: null };
+  return { agents: all, note: "no agent has dual-write on: all agents were compared" };
+}
+
+async function hasUnifiedTables(context: Context): Promise<boolean> {
+  for (const { unified } of context.mapping.aggregates) {
+    for (const { table } of [unified.root, ...unified.related]) {
+      if ((await context.store.table(table)) === null) return false;
+    }
+  }
+  return true;
+}
+
+class Check {
+  private readonly context: Context;
+  private readonly who: Who;
+  private readonly ledger: boolean;
+  private readonly options: CheckOptions;
+  private readonly meter: Meter;
+  private readonly pace: Pace;
+  private readonly counts = new Map<string, Counts>();
+  private readonly drift: Drift[] = [];
+  private readonly unrepaired: CheckResult["unrepaired"] = [];
+  private readonly wanted: readonly string[] | null;
+  private repaired = 0;
+
+  constructor(context: Context, who: Who, ledger: boolean, options: CheckOptions) {
+    this.context = context;
+    this.who = who;
+    this.ledger = ledger;
+    this.options = options;
+    this.meter = new Meter("check", context.clock, options.onProgress);
+    this.pace = new Pace(context.store, context.clock, context.settings.lockBudget);
+    this.wanted = options.keys && options.keys.length > 0 ? options.keys : null;
+  }
+
+  async run(note: string | null): Promise<CheckResult> {
+    const layouts = await introspectAll(this.context);
+    if (this.options.onProgress && !this.wanted) this.meter.total = await countRoots(this.context, layouts);
+    const pagers = layouts.map((layout, i) => new Pager(layout, layouts.slice(0, i), this.who, this.ledger));
+    await this.context.store.snapshot(async (session) => {
+      for (const pager of pagers) await this.legacyPass(session, pager);
+      for (const root of new Set(layouts.map((layout) => layout.unified.root.table))) {
+        await this.unifiedPass(
+          session,
+          pagers.filter((pager) => pager.layout.unified.root.table === root),
+        );
+      }
+      if (!this.wanted && this.who.everyone) for (const layout of layouts) await this.orphanPass(session, layout);
+    });
+    const sum = total(this.counts.values());
+    const drifting = sum.missing + sum.extra + sum.different;
+    return {
+      ...emptyResult(this.who.agents),
+      ...sum,
+      consistent: drifting - this.repaired === 0,
+      drift: this.drift,
+      repaired: this.repaired,
+      unrepaired: this.unrepaired,
+      note,
+      dryRun: this.options.dryRun === true,
+    };
+  }
+
+  /** Every legacy aggregate against its unified one. */
+  private async legacyPass(session: Session, pager: Pager): Promise<void> {
+    if (this.wanted) return this.judgePage(pager, await pager.some(session, this.wanted));
+    const size = new PageSize();
+    for (const entry of await pager.withoutKey(session)) {
+      this.add(entry.agent, "quarantined");
+      this.meter.add(1);
+    }
+    let after: Value = null;
+    for (;;) {
+      this.assertNotAborted();
+      const limit = size.rows;
+      const page: Page = await pager.next(session, after, limit);
+      await this.judgePage(pager, page);
+      this.meter.add(page.legacy.length);
+      const last = page.legacy.at(-1);
+      if (last === undefined || page.legacy.length < limit) return;
+      after = last.keyValue;
+      size.learn(page.legacy);
+    }
+  }
+
+  private async judgePage(pager: Pager, page: Page): Promise<void> {
+    const broken: string[] = [];
+    for (const one of page.legacy) {
+      const judgement = pager.judge(page, one);
+      if (judgement === null) continue;
+      const unified = page.unified.get(judgement.key);
+      if (this.note(pager, judgement, one, unified, page.inQuarantine.has(judgement.key))) broken.push(judgement.key);
+    }
+    await this.repair(pager, broken);
+  }
+
+  /** Unified aggregates that have no legacy row. */
+  private async unifiedPass(session: Session, pagers: readonly Pager[]): Promise<void> {
+    const [first] = pagers;
+    if (!first) return;
+    const { root } = first.layout.unified;
+    let after: Value = null;
+    for (;;) {
+      this.assertNotAborted();
+      const values: readonly Value[] = this.wanted ?? (await pageOfKeys(session, root, after, KEYS_PER_PAGE));
+      const alone = new Set<string>();
+      for (const value of values) {
+        const key = keyText(value);
+        if (key !== null) alone.add(key);
+      }
+      for (const pager of pagers) {
+        for (const key of await existingKeys(session, pager.layout.legacy.root, [...alone])) alone.delete(key);
+      }
+      await this.judgeAlone(session, pagers, [...alone]);
+      if (this.wanted || values.length < KEYS_PER_PAGE) return;
+      after = values.at(-1) ?? null;
+    }
+  }
+
+  private async judgeAlone(session: Session, pagers: readonly Pager[], keys: readonly string[]): Promise<void> {
+    const left = new Set(keys);
+    for (const pager of pagers) {
+      if (left.size === 0) return;
+      const broken: string[] = [];
+      const inQuarantine = await pager.quarantinedAmong(session, [...left]);
+      for (const unified of await loadKeys(session, pager.layout.unified, [...left])) {
+        if (!pager.layout.mapping.owns(toAggregate(pager.layout.unified, unified))) continue;
+        if (unified.key !== null) left.delete(unified.key);
+        const judgement = pager.judgeAlone(unified);
+        if (judgement === null) continue;
+        const { key } = judgement;
+        if (this.note(pager, judgement, undefined, unified, inQuarantine.has(key))) broken.push(key);
+      }
+      await this.repair(pager, broken);
+    }
+  }
+
+  /** Rows of a related unified table whose root row is gone: they belong to no agent any more. */
+  private async orphanPass(session: Session, layout: Layout): Promise<void> {
+    const { root, related } = layout.unified;
+    for (const table of related) {
+      const rows = await session.tuples(sql`SELECT DISTINCT ${id(table.key)} FROM ${id(table.table)} WHERE NOT EXISTS
+        (SELECT 1 FROM ${id(root.table)} WHERE ${id(root.table, root.key)} = ${id(table.table, table.key)})`);
+      const values = rows.map((row) => row[0] ?? null);
+      for (let start = 0; start < values.length; start += KEYS_PER_PAGE) {
+        const some = values.slice(start, start + KEYS_PER_PAGE);
+        for (const value of some) {
+          const key = keyText(value) ?? "";
+          const same = (one: Drift) => one.key === key && one.columns[0]?.table === table.table;
+          if (this.drift.some(same)) continue;
+          const column = { table: table.table, column: table.key, legacy: null, unified: jsonValue(value) };
+          this.add("", "extra");
+          this.report({ mapping: layout.mapping.name, key, agent: "", kind: "extra", columns: [column] });
+        }
+        if (!this.options.repair || this.options.dryRun) continue;
+        await this.pace.observe();
+        await this.pace.ready(this.options.abort);
+        this.repaired += await this.context.store.transaction("repair", async (tx) => {
+          await this.who.assertUnchanged(tx, this.context);
+          await tx.run(sql`DELETE FROM ${id(table.table)} WHERE ${id(table.key)} IN ${among(some)} AND NOT EXISTS
+            (SELECT 1 FROM ${id(root.table)} WHERE ${id(root.table, root.key)} = ${id(table.table, table.key)})`);
+          return some.length;
+        });
+        this.pace.done(some.length);
+      }
+    }
+  }
+
+  /** Counts it; whether it is drift. */
+  private note(
+    pager: Pager,
+    judgement: Judgement,
+    legacy: Loaded | undefined,
+    unified: Loaded | undefined,
+    inQuarantine: boolean,
+  ): boolean {
+    const { agent, key } = judgement;
+    if (judgement.kind === "same") {
+      this.add(agent, "identical");
+      return false;
+    }
+    if (judgement.kind === "quarantined" || inQuarantine) {
+      this.add(agent, "quarantined");
+      return false;
+    }
+    const { layout } = pager;
+    const kind = driftKind(judgement, legacy, unified);
+    this.add(agent, kind);
+    if (this.drift.length < MOST_DRIFT) {
+      const differences =
+        judgement.kind === "up" && unified
+          ? differencesUp(layout, judgement.write.rows, unified)
+          : judgement.kind === "down" && legacy
+            ? differencesDown(judgement.write.changes, legacy, layout.legacy)
+            : [];
+      const columns = differences.map((one) => ({
+        ...one,
+        legacy: jsonValue(one.legacy),
+        unified: jsonValue(one.unified),
+      }));
+      this.report({ mapping: layout.mapping.name, key, agent, kind, columns });
+    }
+    return true;
+  }
+
+  private report(drift: Drift): void {
+    if (this.drift.length < MOST_DRIFT) this.drift.push(drift);
+  }
+
+  private add(agent: string, what: Exclude<keyof Counts, "compared">): void {
+    let counts = this.counts.get(agent);
+    if (!counts) {
+      counts = { ...NO_COUNTS };
+      this.counts.set(agent, counts);
+    }
+    counts.compared += 1;
+    counts[what] += 1;
+  }
+
+  private async repair(pager: Pager, keys: readonly string[]): Promise<void> {
+    if (!this.options.repair || this.options.dryRun || keys.length === 0) return;
+    let done = 0;
+    while (done < keys.length) {
+      this.assertNotAborted();
+      await this.pace.observe();
+      await this.pace.ready(this.options.abort);
+      const slice = keys.slice(done, done + this.pace.slice);
+      const settled = await settle(this.context, pager, this.who, slice, {
+        label: "repair",
+        reason: this.options.reason,
+      });
+      this.pace.done(slice.length);
+      this.settled(settled, slice);
+      done += slice.length;
+    }
+  }
+
+  private settled(settled: Settled, keys: readonly string[]): void {
+    // What was the same when it was looked at again was mended by somebody else in the meantime.
+    const unrepaired = new Map(settled.quarantined.map((entry) => [entry.key, entry]));
+    this.repaired += keys.length - unrepaired.size;
+    for (const entry of unrepaired.values()) {
+      this.unrepaired.push({ mapping: entry.mapping, key: entry.key, reason: entry.reason });
+    }
+  }
+
+  /** Notes the verdict for the guards of the stages; false where it could not or should not be noted. */
+  async record(): Promise<boolean> {
+    if (!this.ledger || this.wanted || this.options.dryRun) return false;
+    const at = isoTime(this.context.clock);
+    try {
+      await this.context.store.transaction("check record", async (tx) => {
+        // A verdict that was reached under other flags says nothing about the agent as it is now.
+        await this.who.assertUnchanged(tx, this.context);
+        for (const agent of this.who.agents) {
+          const counts = this.counts.get(agent) ?? NO_COUNTS;
+          const mended = this.repaired > 0 && this.unrepaired.length === 0;
+          const found = mended ? { ...counts, missing: 0, extra: 0, different: 0 } : counts;
+          await tx.run(sql`INSERT INTO hive_checks
+              (agent, at, compared, identical, missing, extra, different, in_flight, quarantined)
+            VALUES (${agent}, ${at}, ${found.compared}, ${found.identical}, ${found.missing}, ${found.extra},
+              ${found.different}, ${found.inFlight}, ${found.quarantined})
+            ON CONFLICT (agent) DO UPDATE SET at = excluded.at, compared = excluded.compared,
+              identical = excluded.identical, missing = excluded.missing, extra = excluded.extra,
+              different = excluded.different, in_flight = excluded.in_flight, quarantined = excluded.quarantined`);
+        }
+      });
+      return true;
+    } catch (error) {
+      // The comparison stands by itself; the result says that it was not noted.
+      if (error instanceof HiveError && UNRECORDABLE.has(error.code)) return false;
+      throw error;
+    }
+  }
+
+  private assertNotAborted(): void {
+    if (!this.options.abort?.aborted) return;
+    throw new HiveError("INTERRUPTED", "The check was interrupted; it says nothing.", {
+      hint: this.options.repair ? "What was repaired is kept. Run it again." : "Run it again.",
+    });
+  }
+}
+
+const UNRECORDABLE: ReadonlySet<string> = new Set([
+  "DATABASE_READ_ONLY",
+  "DATABASE_BUSY",
+  "DISK_FULL",
+  "GUARD_REFUSED",
+]);
+
+/** Seen from the side that leads: what the other one lacks is missing there, what it has besides is extra. */
+function driftKind(
+  judgement: Judgement,
+  legacy: Loaded | undefined,
+  unified: Loaded | undefined,
+): "missing" | "extra" | "different" {
+  if (judgement.kind === "extra") return "extra";
+  return (judgement.kind === "up" ? unified : legacy) === undefined ? "missing" : "different";
+}
+
+function total(all: Iterable<Counts>): Counts {
+  const sum = { ...NO_COUNTS };
+  for (const counts of all) {
+    sum.compared += counts.compared;
+    sum.identical += counts.identical;
+    sum.missing += counts.missing;
+    sum.extra += counts.extra;
+    sum.different += counts.different;
+    sum.inFlight += counts.inFlight;
+    sum.quarantined += counts.quarantined;
+  }
+  return sum;
+}

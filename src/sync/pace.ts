@@ -1,0 +1,73 @@
+import type { Clock } from "../clock.ts";
+import type { Store } from "../storage/port.ts";
+
+/** The longest that one slice may hold the write lock while others write. DESIGN.md, Storage. */
+const SLICE_MS = 5;
+/** The same while nobody else writes: short enough for a writer that arrives. */
+const QUIET_SLICE_MS = 25;
+const MIN_COMMIT_INTERVAL_MS = 100;
+/** How long after somebody else's last commit others still count as writing. */
+const CONTENDED_FOR_MS = 3_000;
+const FIRST_SLICE = 32;
+const MAX_SLICE = 2_000;
+
+/**
+ * Keeps hive's writes within the lock budget: says how many aggregates the next slice may hold, and waits between
+ * slices. While others write: slices of at most 5 ms, at most 10 commits a second, at most `budget` of the time. When
+ * nobody else does: full speed.
+ */
+export class Pace {
+  private readonly store: Store;
+  private readonly clock: Clock;
+  private readonly budget: number;
+  private contendedUntil = 0;
+  private lastSliceAt = Number.NEGATIVE_INFINITY;
+  private lastHeldMs = 0;
+  private size = FIRST_SLICE;
+
+  constructor(store: Store, clock: Clock, budget: number) {
+    this.store = store;
+    this.clock = clock;
+    this.budget = budget;
+  }
+
+  /** How many aggregates the next slice should have. */
+  get slice(): number {
+    return this.size;
+  }
+
+  get contended(): boolean {
+    return this.clock.monotonic() < this.contendedUntil;
+  }
+
+  /** Whether another process has committed since this was last asked. */
+  async observe(): Promise<boolean> {
+    const others = await this.store.othersCommitted();
+    if (others) {
+      if (!this.contended) this.size = Math.min(this.size, FIRST_SLICE);
+      this.contendedUntil = this.clock.monotonic() + CONTENDED_FOR_MS;
+    }
+    return others;
+  }
+
+  /** Waits until the next slice may take the lock. */
+  async ready(abort?: AbortSignal): Promise<void> {
+    while (this.contended && !abort?.aborted) {
+      const pause = Math.max(this.lastHeldMs / this.budget, MIN_COMMIT_INTERVAL_MS);
+      const left = this.lastSliceAt + pause - this.clock.monotonic();
+      if (left <= 0) return;
+      await this.clock.sleep(Math.min(left, 250));
+    }
+  }
+
+  /** After a slice of `count` aggregates was committed. */
+  done(count: number): void {
+    this.lastSliceAt = this.clock.monotonic();
+    this.lastHeldMs = this.store.stats.lastHeldMs;
+    const target = this.contended ? SLICE_MS : QUIET_SLICE_MS;
+    const perAggregate = Math.max(this.lastHeldMs, 0.01) / Math.max(count, 1);
+    // Half of the way at most upwards: one lucky slice must not make the next one overrun.
+    const wanted = Math.min(target / perAggregate, this.size * 2, MAX_SLICE);
+    this.size = Math.max(1, Math.floor(wanted * 0.9));
+  }
+}

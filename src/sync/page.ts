@@ -1,0 +1,303 @@
+import type { ChangeOptions, Context } from "../context.ts";
+import { HiveError } from "../errors.ts";
+import { listFlags } from "../flags/flags.ts";
+import type { Session, Tuple, Value } from "../storage/port.ts";
+import { among, id, sql } from "../storage/sql.ts";
+import {
+  countWithoutKey,
+  existingKeys,
+  introspect,
+  type Layout,
+  type Loaded,
+  loadKeys,
+  loadPage,
+  loadWithoutKey,
+  toAggregate,
+} from "./aggregates.ts";
+import { compareDown, compareUp, type DownVerdict, projectUp, type UpVerdict } from "./projection.ts";
+import type { Quarantined } from "./quarantine.ts";
+
+/** Some aggregates of one mapping as both sides hold them in one view. */
+export interface Page {
+  readonly legacy: readonly Loaded[];
+  readonly unified: ReadonlyMap<string, Loaded>;
+  /** Keys of the page that a mapping of higher precedence has already given, and its name. */
+  readonly taken: ReadonlyMap<string, string>;
+  readonly inQuarantine: ReadonlySet<string>;
+}
+
+/** What is to be done about one aggregate, and whose it is. */
+export type Judgement =
+  | { readonly kind: "same"; readonly key: string; readonly agent: string }
+  | { readonly kind: "quarantined"; readonly key: string; readonly agent: string; readonly entry: Quarantined }
+  | {
+      readonly kind: "up";
+      readonly key: string;
+      readonly agent: string;
+      readonly write: Extract<UpVerdict, { kind: "write" }>;
+    }
+  | {
+      readonly kind: "down";
+      readonly key: string;
+      readonly agent: string;
+      readonly write: Extract<DownVerdict, { kind: "write" }>;
+    }
+  /** On the side that follows, and not on the one that leads. */
+  | { readonly kind: "extra"; readonly key: string; readonly agent: string; readonly side: "legacy" | "unified" };
+
+/** All mappings as they are in this database, in their order. */
+export async function introspectAll(context: Context): Promise<Layout[]> {
+  const layouts: Layout[] = [];
+  for (const aggregate of context.mapping.aggregates) {
+    layouts.push(await introspect(context.store, aggregate, context.store.read));
+  }
+  return layouts;
+}
+
+/** How many legacy aggregates there are. */
+export async function countRoots(context: Context, layouts: readonly Layout[]): Promise<number> {
+  let total = 0;
+  for (const { legacy } of layouts) {
+    const rows = await context.store.read.all(sql`SELECT count(*) AS n FROM ${id(legacy.root.table)}`);
+    total += Number(rows[0]?.n);
+  }
+  return total;
+}
+
+/** How operations wait for each other. */
+export function lockOptions(context: Context, options: ChangeOptions, purpose: string) {
+  return {
+    timeoutMs: options.lockTimeoutMs ?? context.settings.lockTimeoutSeconds * 1000,
+    purpose,
+    ...(options.onWait ? { onWait: options.onWait } : {}),
+  };
+}
+
+/** The agents that an operation is about, and which side leads for each agent. As they were when it was made. */
+export class Who {
+  readonly agents: readonly string[];
+  private readonly selected: ReadonlySet<string>;
+  private readonly unified: ReadonlySet<string>;
+  private readonly known: ReadonlySet<string>;
+  private readonly flags: string;
+
+  private constructor(context: Context, agents: readonly string[], unified: ReadonlySet<string>, flags: string) {
+    this.agents = agents;
+    this.selected = new Set(agents);
+    this.unified = unified;
+    this.known = new Set(context.mapping.agents.map((agent) => agent.name));
+    this.flags = flags;
+  }
+
+  static async of(context: Context, agents: readonly string[]): Promise<Who> {
+    const flags = await readFlags(context, context.store.read);
+    const { agents: all } = await listFlags(context);
+    const unified = all.filter((one) => one.authority === "unified").map((one) => one.agent);
+    return new Who(context, agents, new Set(unified), flags);
+  }
+
+  /**
+   * Inside a write transaction: refuses to go on when a flag was changed since this was made, since another side may
+   * lead now, and what was decided would write old values over new ones.
+   */
+  async assertUnchanged(tx: Session, context: Context): Promise<void> {
+    if ((await readFlags(context, tx)) === this.flags) return;
+    throw new HiveError("GUARD_REFUSED", "The flags of an agent were changed while this command was running.", {
+      hint: "What was written before is right and kept. Run the command again.",
+    });
+  }
+
+  leads(agent: string): "legacy" | "unified" {
+    return this.unified.has(agent) ? "unified" : "legacy";
+  }
+
+  isKnown(agent: string): boolean {
+    return this.known.has(agent);
+  }
+
+  /** An agent that the mapping does not list is everybody's business: it must not be passed over in silence. */
+  includes(agent: string): boolean {
+    return this.selected.has(agent) || (!this.known.has(agent) && this.everyone);
+  }
+
+  get everyone(): boolean {
+    return this.selected.size === this.known.size;
+  }
+}
+
+async function readFlags(context: Context, session: Session): Promise<string> {
+  if ((await context.store.table("hive_flags", session)) === null) return "";
+  const rows = await session.all(
+    sql`SELECT agent, flag, value FROM hive_flags WHERE flag IN ('dual-write', 'reads') ORDER BY agent, flag`,
+  );
+  return JSON.stringify(rows);
+}
+
+/** Reads aggregates of one mapping from both sides and judges them. */
+export class Pager {
+  readonly layout: Layout;
+  private readonly who: Who;
+  private readonly earlier: readonly Layout[];
+  private readonly ledger: boolean;
+
+  /** `earlier`: the mappings of higher precedence. `ledger`: whether hive's tables are there. */
+  constructor(layout: Layout, earlier: readonly Layout[], who: Who, ledger: boolean) {
+    this.layout = layout;
+    this.who = who;
+    this.earlier = earlier.filter((other) => other.unified.root.table === layout.unified.root.table);
+    this.ledger = ledger;
+  }
+
+  async next(session: Session, after: Value, limit: number): Promise<Page> {
+    const legacy = await loadPage(session, this.layout.legacy, after, limit);
+    const keys: string[] = [];
+    for (const one of legacy) if (one.key !== null) keys.push(one.key);
+    return this.around(session, legacy, keys);
+  }
+
+  /** The aggregates of these keys, from both sides, also those that only one side has. */
+  async some(session: Session, keys: readonly string[]): Promise<Page> {
+    return this.around(session, await loadKeys(session, this.layout.legacy, keys), keys);
+  }
+
+  private async around(session: Session, legacy: readonly Loaded[], keys: readonly string[]): Promise<Page> {
+    const unified = new Map<string, Loaded>();
+    for (const one of await loadKeys(session, this.layout.unified, keys)) {
+      if (one.key !== null) unified.set(one.key, one);
+    }
+    const taken = new Map<string, string>();
+    for (const other of this.earlier) {
+      for (const key of await existingKeys(session, other.legacy.root, keys)) taken.set(key, other.mapping.name);
+    }
+    return { legacy, unified, taken, inQuarantine: await this.quarantinedAmong(session, keys) };
+  }
+
+  async quarantinedAmong(session: Session, keys: readonly string[]): Promise<Set<string>> {
+    if (!this.ledger || keys.length === 0) return new Set();
+    const rows = await session.all(
+      sql`SELECT key FROM hive_quarantine WHERE mapping = ${this.layout.mapping.name} AND key IN ${among(keys)}`,
+    );
+    return new Set(rows.map((row) => String(row.key)));
+  }
+
+  /** Null for an aggregate of an agent that is not asked about. */
+  judge(page: Page, one: Loaded): Judgement | null {
+    const { layout, who } = this;
+    const aggregate = toAggregate(layout.legacy, one);
+    let agent = layout.mapping.agent(aggregate);
+    const key = one.key ?? unnamed(one.keyValue);
+    const unified = page.unified.get(key);
+    if (unified && who.leads(agent) === "unified") {
+      agent = layout.mapping.unifiedAgent(toAggregate(layout.unified, unified));
+    }
+    if (!who.includes(agent)) return null;
+    const refuse = (direction: "up" | "down", reason: string): Judgement => ({
+      kind: "quarantined",
+      key,
+      agent,
+      entry: { mapping: layout.mapping.name, key, agent, direction, reason },
+    });
+    if (!who.isKnown(agent)) return refuse("up", `it belongs to the agent "${agent}", which the mapping does not list`);
+    const other = page.taken.get(key);
+    if (other !== undefined) return refuse("up", `the key "${key}" is already given by ${other}, which comes first`);
+    if (who.leads(agent) === "legacy") {
+      const verdict = compareUp(layout, one, aggregate, unified);
+      if (verdict.kind === "quarantined") return refuse("up", verdict.reason);
+      return verdict.kind === "same" ? { kind: "same", key, agent } : { kind: "up", key, agent, write: verdict };
+    }
+    if (unified === undefined) return { kind: "extra", key, agent, side: "legacy" };
+    return this.judgeDown(unified, one, agent);
+  }
+
+  /** Null for an aggregate of an agent that is not asked about. For one that has no legacy row. */
+  judgeAlone(unified: Loaded): Judgement | null {
+    const agent = this.layout.mapping.unifiedAgent(toAggregate(this.layout.unified, unified));
+    if (!this.who.includes(agent)) return null;
+    if (this.who.leads(agent) === "unified") return this.judgeDown(unified, undefined, agent);
+    return { kind: "extra", key: unified.key ?? unnamed(unified.keyValue), agent, side: "unified" };
+  }
+
+  private judgeDown(unified: Loaded, legacy: Loaded | undefined, agent: string): Judgement {
+    const key = unified.key ?? unnamed(unified.keyValue);
+    const verdict = compareDown(this.layout, unified, legacy);
+    if (verdict.kind === "quarantined") {
+      const mapping = this.layout.mapping.name;
+      return {
+        kind: "quarantined",
+        key,
+        agent,
+        entry: { mapping, key, agent, direction: "down", reason: verdict.reason },
+      };
+    }
+    return verdict.kind === "same" ? { kind: "same", key, agent } : { kind: "down", key, agent, write: verdict };
+  }
+
+  /** Of these aggregates, the keys of those that are no longer as they were read. */
+  async changedSince(tx: Session, read: readonly Loaded[], keys: ReadonlySet<string>): Promise<ReadonlySet<string>> {
+    const now = new Map((await loadKeys(tx, this.layout.legacy, [...keys])).map((one) => [one.key, one]));
+    const changed = new Set<string>();
+    for (const one of read) {
+      if (one.key !== null && keys.has(one.key) && fingerprint(one) !== fingerprint(now.get(one.key))) {
+        changed.add(one.key);
+      }
+    }
+    return changed;
+  }
+
+  /** The legacy rows whose key is NULL, an entry each: they can never be moved, and must not go unnoticed. */
+  async withoutKey(session: Session): Promise<Quarantined[]> {
+    const { layout } = this;
+    const count = await countWithoutKey(session, layout.legacy);
+    if (count === 0) return [];
+    const rows = await loadWithoutKey(session, layout.legacy, MOST_WITHOUT_KEY);
+    const entries = rows.map((one, i): Quarantined => {
+      const projected = projectUp(layout, one, toAggregate(layout.legacy, one));
+      return {
+        mapping: layout.mapping.name,
+        key: count === 1 ? "(NULL key)" : `(NULL key ${i + 1})`,
+        agent: layout.mapping.agent(toAggregate(layout.legacy, one)),
+        direction: "up",
+        reason: "reason" in projected ? projected.reason : `its key (${layout.legacy.root.key}) is NULL`,
+      };
+    });
+    return entries.filter((entry) => this.who.includes(entry.agent));
+  }
+}
+
+const MOST_WITHOUT_KEY = 1_000;
+
+function fingerprint(loaded: Loaded | undefined): string {
+  if (loaded === undefined) return "gone";
+  return JSON.stringify([loaded.root, loaded.related], (_, value) =>
+    typeof value === "bigint" ? { integer: value.toString() } : value,
+  );
+}
+
+/** How a row is called whose key is no text and no whole number. */
+function unnamed(key: Value): string {
+  return key instanceof Uint8Array ? `(binary key ${Buffer.from(key).toString("hex")})` : `(key ${String(key)})`;
+}
+
+const PAGE_BYTES = 4_000_000;
+const MOST_ROWS = 512;
+
+/** How many root rows are read at once: so that a page stays near {@link PAGE_BYTES} however long the rows are. */
+export class PageSize {
+  rows = 128;
+
+  learn(page: readonly Loaded[]): void {
+    let size = 0;
+    for (const one of page) {
+      size += bytes(one.root);
+      for (const rows of one.related) for (const row of rows) size += bytes(row);
+    }
+    const wanted = (PAGE_BYTES * page.length) / Math.max(size, 1);
+    this.rows = Math.max(1, Math.min(Math.floor(wanted), this.rows * 2, MOST_ROWS));
+  }
+}
+
+function bytes(row: Tuple): number {
+  let size = 0;
+  for (const value of row) if (typeof value === "string" || value instanceof Uint8Array) size += value.length;
+  return size;
+}

@@ -1,0 +1,119 @@
+import type { Context } from "../context.ts";
+import { HiveError, nearest } from "../errors.ts";
+import type { MappingTestOptions } from "../hive.ts";
+import type { MappingTestResult } from "../results.ts";
+import {
+  introspect,
+  type Layout,
+  type Loaded,
+  loadKeys,
+  loadPage,
+  loadWithoutKey,
+  missingColumns,
+  toAggregate,
+} from "./aggregates.ts";
+import { type Aggregate, type AggregateMapping, type DataRow, MappingError, sameValue } from "./mapping.ts";
+import { jsonValue } from "./settle.ts";
+
+type Sample = MappingTestResult["samples"][number];
+
+const DEFAULT_SAMPLE = 3;
+const MAX_SAMPLE = 1_000;
+
+/**
+ * What would become of some aggregates, both ways, without writing anything: those of the named keys, else a sample
+ * of each mapping. Needs only the legacy tables.
+ *
+ * @throws UNKNOWN_NAME for a mapping or a key that does not exist
+ */
+export async function testMapping(context: Context, options: MappingTestOptions = {}): Promise<MappingTestResult> {
+  const { store } = context;
+  const mappings = choose(context.mapping.aggregates, options.mapping);
+  const samples: Sample[] = [];
+  const missing = new Set<string>();
+  await store.snapshot(async (session) => {
+    for (const mapping of mappings) {
+      const layout = await introspect(store, mapping, session, { unifiedMayBeMissing: true });
+      for (const column of missingColumns(layout)) missing.add(column);
+      const limit = Math.min(options.sample ?? DEFAULT_SAMPLE, MAX_SAMPLE);
+      const loaded = options.keys?.length
+        ? await loadKeys(session, layout.legacy, options.keys)
+        : [
+            ...(await loadPage(session, layout.legacy, null, limit)),
+            ...(await loadWithoutKey(session, layout.legacy, 1)),
+          ];
+      for (const one of loaded) samples.push(sample(layout, one));
+    }
+  });
+  const found = new Set(samples.map((one) => one.key));
+  const unknown = (options.keys ?? []).filter((key) => !found.has(key));
+  if (unknown.length > 0) {
+    throw new HiveError("UNKNOWN_NAME", `No legacy row has the key ${unknown.map((key) => `"${key}"`).join(", ")}.`, {
+      hint: `Looked in: ${mappings.map((mapping) => mapping.legacy.root.table).join(", ")}.`,
+      details: { keys: unknown },
+    });
+  }
+  return { samples, missingColumns: [...missing] };
+}
+
+function choose(all: readonly AggregateMapping[], name: string | undefined): readonly AggregateMapping[] {
+  if (name === undefined) return all;
+  const one = all.find((mapping) => mapping.name === name);
+  if (one) return [one];
+  const names = all.map((mapping) => mapping.name);
+  const guess = nearest(name, names);
+  throw new HiveError("UNKNOWN_NAME", `There is no mapping "${name}"${guess ? `; did you mean "${guess}"?` : "."}`, {
+    hint: `The mappings are: ${names.join(", ")}.`,
+  });
+}
+
+function sample(layout: Layout, loaded: Loaded): Sample {
+  const { mapping } = layout;
+  const legacy = toAggregate(layout.legacy, loaded);
+  const outcome: Sample = {
+    mapping: mapping.name,
+    key: loaded.key ?? "(NULL key)",
+    agent: mapping.agent(legacy),
+    outcome: "quarantined",
+    reason: null,
+    legacy: readable(legacy),
+    unified: null,
+    back: null,
+    roundTrip: false,
+  };
+  try {
+    const unified = mapping.up(legacy);
+    outcome.unified = readable(unified);
+    const back = mapping.down(unified, null);
+    outcome.back = readable(back);
+    outcome.roundTrip = sameAggregate(back, legacy);
+    outcome.outcome = "mapped";
+  } catch (error) {
+    outcome.reason = error instanceof Error ? error.message : String(error);
+    if (!(error instanceof MappingError)) outcome.reason = `the mapping failed on it: ${outcome.reason}`;
+  }
+  return outcome;
+}
+
+/** Whether every row that the way back gives is exactly one that was there; tables it does not give keep theirs. */
+function sameAggregate(back: Aggregate, legacy: Aggregate): boolean {
+  return Object.entries(back).every(([table, rows]) => {
+    const before = legacy[table] ?? [];
+    return rows.length === before.length && rows.every((row, i) => sameRow(row, before[i] ?? {}));
+  });
+}
+
+function sameRow(row: DataRow, before: DataRow): boolean {
+  return Object.keys({ ...row, ...before }).every((column) => sameValue(row[column], before[column]));
+}
+
+function readable(aggregate: Aggregate): Sample["legacy"] {
+  return Object.fromEntries(
+    Object.entries(aggregate)
+      .filter(([, rows]) => rows.length > 0)
+      .map(([table, rows]) => [
+        table,
+        rows.map((row) => Object.fromEntries(Object.entries(row).map(([name, value]) => [name, jsonValue(value)]))),
+      ]),
+  );
+}

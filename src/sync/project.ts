@@ -1,0 +1,154 @@
+import type { ChangeOptions, Context } from "../context.ts";
+import { HiveError } from "../errors.ts";
+import { requireLedger } from "../schema/ledger.ts";
+import type { Session, Value } from "../storage/port.ts";
+import { existingKeys, loadKeys, pageOfKeys, toAggregate } from "./aggregates.ts";
+import { keyText, resolveAgents } from "./mapping.ts";
+import { Meter } from "./meter.ts";
+import { Pace } from "./pace.ts";
+import { introspectAll, Pager, Who } from "./page.ts";
+import { lossesOf } from "./projection.ts";
+import { type Settled, settle } from "./settle.ts";
+
+export interface ProjectDownOptions extends ChangeOptions {
+  readonly agents: readonly string[];
+}
+
+export interface ProjectDownResult {
+  /** Aggregates that were written on the legacy side. */
+  projected: number;
+  unchanged: number;
+  /** Aggregates whose unified rows hold what the legacy tables cannot: whole copies were put into hive_kept. */
+  kept: number;
+  quarantined: number;
+}
+
+const KEYS_PER_PAGE = 250;
+
+/**
+ * Carries what these agents wrote on the unified side down to the legacy side, before they go back to it. Only
+ * agents whose unified side leads; others need nothing. A legacy aggregate without a unified one is left alone: it
+ * may never have been moved. Can be run again after any interruption.
+ *
+ * @throws NOT_MIGRATED, UNKNOWN_AGENT, GUARD_REFUSED (flags changed meanwhile), INTERRUPTED
+ */
+export async function projectDown(context: Context, options: ProjectDownOptions): Promise<ProjectDownResult> {
+  const { store, clock, settings } = context;
+  await requireLedger(store);
+  const named = options.agents.length === 0 ? [] : resolveAgents(context.mapping, options.agents);
+  const everybody = await Who.of(context, named);
+  const agents = named.filter((agent) => everybody.leads(agent) === "unified");
+  const result: ProjectDownResult = { projected: 0, unchanged: 0, kept: 0, quarantined: 0 };
+  if (agents.length === 0) return result;
+  const who = await Who.of(context, agents);
+  const layouts = await introspectAll(context);
+  const pagers = layouts.map((layout, i) => new Pager(layout, layouts.slice(0, i), who, true));
+  const meter = new Meter("project down", clock, options.onProgress);
+  const pace = new Pace(store, clock, settings.lockBudget);
+
+  for (const table of new Set(layouts.map((layout) => layout.unified.root.table))) {
+    const own = pagers.filter((pager) => pager.layout.unified.root.table === table);
+    const root = own[0]?.layout.unified.root;
+    if (!root) continue;
+    let after: Value = null;
+    for (;;) {
+      await pace.observe();
+      const from: Value = after;
+      const page = await store.snapshot(async (session) => {
+        const values = await pageOfKeys(session, root, from, KEYS_PER_PAGE);
+        return { values, work: await workOf(session, own, values) };
+      });
+      for (const { pager, keys, unchanged, quarantined } of page.work) {
+        result.unchanged += unchanged;
+        if (options.dryRun) {
+          result.projected += keys.length;
+          result.quarantined += quarantined;
+          continue;
+        }
+        let done = 0;
+        while (done < keys.length) {
+          assertNotAborted(options);
+          await pace.ready(options.abort);
+          const slice = keys.slice(done, done + pace.slice);
+          const settled = await settle(context, pager, who, slice, {
+            label: "project down",
+            reason: options.reason,
+            keepLosses: true,
+            spareLegacy: true,
+          });
+          pace.done(slice.length);
+          add(result, settled);
+          done += slice.length;
+        }
+      }
+      meter.add(page.values.length);
+      if (page.values.length < KEYS_PER_PAGE) break;
+      after = page.values.at(-1) ?? null;
+      assertNotAborted(options);
+    }
+  }
+  return result;
+}
+
+function add(result: ProjectDownResult, settled: Settled): void {
+  result.projected += settled.mended.length;
+  result.unchanged += settled.same.length;
+  result.kept += settled.kept;
+  result.quarantined += settled.quarantined.length;
+}
+
+interface Work {
+  readonly pager: Pager;
+  /** What has to be written, kept or quarantined. */
+  readonly keys: readonly string[];
+  readonly unchanged: number;
+  readonly quarantined: number;
+}
+
+/** Whose these unified aggregates are, and which of them the legacy side does not hold as they are. */
+async function workOf(session: Session, pagers: readonly Pager[], values: readonly Value[]): Promise<Work[]> {
+  const left = new Set<string>();
+  for (const value of values) {
+    const key = keyText(value);
+    if (key !== null) left.add(key);
+  }
+  const owned = new Map<Pager, Set<string>>(pagers.map((pager) => [pager, new Set()]));
+  for (const pager of pagers) {
+    for (const key of await existingKeys(session, pager.layout.legacy.root, [...left])) {
+      owned.get(pager)?.add(key);
+      left.delete(key);
+    }
+  }
+  for (const pager of pagers) {
+    for (const unified of await loadKeys(session, pager.layout.unified, [...left])) {
+      if (unified.key === null || !pager.layout.mapping.owns(toAggregate(pager.layout.unified, unified))) continue;
+      owned.get(pager)?.add(unified.key);
+      left.delete(unified.key);
+    }
+  }
+  const work: Work[] = [];
+  for (const [pager, some] of owned) {
+    const page = await pager.some(session, [...some]);
+    const legacy = new Map(page.legacy.map((one) => [one.key, one]));
+    const keys: string[] = [];
+    let unchanged = 0;
+    let quarantined = 0;
+    for (const [key, unified] of page.unified) {
+      const one = legacy.get(key);
+      const judgement = one ? pager.judge(page, one) : pager.judgeAlone(unified);
+      if (judgement === null) continue;
+      if (judgement.kind === "quarantined") quarantined += 1;
+      if (judgement.kind === "same" && one && lossesOf(pager.layout, one, unified).length === 0) unchanged += 1;
+      else keys.push(key);
+    }
+    work.push({ pager, keys, unchanged, quarantined });
+  }
+  return work;
+}
+
+function assertNotAborted(options: ChangeOptions): void {
+  if (!options.abort?.aborted) return;
+  throw new HiveError("INTERRUPTED", "Carrying changes down to the legacy side was interrupted.", {
+    hint: "What was written is kept. Run the same command again.",
+  });
+}

@@ -1,0 +1,286 @@
+import { isoTime } from "../clock.ts";
+import type { ChangeOptions, Context } from "../context.ts";
+import { HiveError } from "../errors.ts";
+import { audit } from "../rollout/audit.ts";
+import type { Transaction, Value } from "../storage/port.ts";
+import { sql } from "../storage/sql.ts";
+import { type Loaded, toAggregate } from "./aggregates.ts";
+import { deleteLegacy, deleteUnified, moveStaged, stage, type UnifiedWrite, writeLegacy } from "./apply.ts";
+import { type Aggregate, resolveAgents } from "./mapping.ts";
+import { Pace } from "./pace.ts";
+import { introspectAll, type Judgement, type Page, Pager, Who } from "./page.ts";
+import { lossesOf } from "./projection.ts";
+import { type Quarantined, quarantine, release } from "./quarantine.ts";
+
+export interface Settled {
+  /** Keys that were written on one of the sides. */
+  readonly mended: readonly string[];
+  /** Keys that needed nothing any more. */
+  readonly same: readonly string[];
+  readonly quarantined: readonly Quarantined[];
+  /** Whole aggregates that were put into hive_kept. */
+  readonly kept: number;
+  readonly released: number;
+}
+
+export interface SettleOptions {
+  /** The transaction's label, and the action in the audit log. */
+  readonly label: string;
+  readonly reason?: string | undefined;
+  /** Also keep unified aggregates that hold what the legacy side cannot. */
+  readonly keepLosses?: boolean;
+  /** Leave alone what only the legacy side has. */
+  readonly spareLegacy?: boolean;
+}
+
+const NONE: Settled = { mended: [], same: [], quarantined: [], kept: 0, released: 0 };
+
+/**
+ * Looks at these aggregates again inside one write transaction and makes the side that follows equal to the one that
+ * leads, as both are then: so nothing newer is ever overwritten. What is taken away is kept in hive_kept; what cannot
+ * be mapped or written is quarantined.
+ *
+ * @throws GUARD_REFUSED when flags were changed meanwhile
+ */
+export async function settle(
+  context: Context,
+  pager: Pager,
+  who: Who,
+  keys: readonly string[],
+  options: SettleOptions,
+): Promise<Settled> {
+  if (keys.length === 0) return NONE;
+  try {
+    return await context.store.transaction(options.label, async (tx) => {
+      await who.assertUnchanged(tx, context);
+      return settleIn(tx, context, pager, keys, options);
+    });
+  } catch (error) {
+    if (!(error instanceof HiveError) || error.code !== "CONSTRAINT") throw error;
+    return settleApart(context, pager, who, keys, options, error);
+  }
+}
+
+/** One row that the database refuses must not keep back the others: halves, until it stands alone. */
+async function settleApart(
+  context: Context,
+  pager: Pager,
+  who: Who,
+  keys: readonly string[],
+  options: SettleOptions,
+  error: HiveError,
+): Promise<Settled> {
+  const [only] = keys;
+  if (keys.length === 1 && only !== undefined) {
+    return context.store.transaction(options.label, async (tx) => {
+      const page = await pager.some(tx, keys);
+      const judgement = judgeKey(pager, page, only);
+      if (judgement === null || judgement.kind === "same") return { ...NONE, same: [only] };
+      const entry: Quarantined = {
+        mapping: pager.layout.mapping.name,
+        key: only,
+        agent: judgement.agent,
+        direction: judgement.kind === "down" ? "down" : "up",
+        reason: `the database refuses the row: ${error.message}`,
+      };
+      await quarantine(tx, context, entry);
+      return { ...NONE, quarantined: [entry] };
+    });
+  }
+  const half = Math.ceil(keys.length / 2);
+  const first = await settle(context, pager, who, keys.slice(0, half), options);
+  const second = await settle(context, pager, who, keys.slice(half), options);
+  return addSettled(first, second);
+}
+
+export function addSettled(a: Settled, b: Settled): Settled {
+  return {
+    mended: [...a.mended, ...b.mended],
+    same: [...a.same, ...b.same],
+    quarantined: [...a.quarantined, ...b.quarantined],
+    kept: a.kept + b.kept,
+    released: a.released + b.released,
+  };
+}
+
+/** What both sides say about one key. Null for an agent that is not asked about, and where neither side has it. */
+function judgeKey(pager: Pager, page: Page, key: string): Judgement | null {
+  const legacy = page.legacy.find((one) => one.key === key);
+  if (legacy) return pager.judge(page, legacy);
+  const unified = page.unified.get(key);
+  return unified ? pager.judgeAlone(unified) : null;
+}
+
+async function settleIn(
+  tx: Transaction,
+  context: Context,
+  pager: Pager,
+  keys: readonly string[],
+  options: SettleOptions,
+): Promise<Settled> {
+  const { layout } = pager;
+  const page = await pager.some(tx, keys);
+  const legacyByKey = new Map(page.legacy.map((one) => [one.key, one]));
+  const writes: UnifiedWrite[] = [];
+  const mended: string[] = [];
+  const same: string[] = [];
+  const quarantined: Quarantined[] = [];
+  const downward: string[] = [];
+  let kept = 0;
+  for (const key of keys) {
+    const legacy = legacyByKey.get(key);
+    const unified = page.unified.get(key);
+    const judgement = legacy ? pager.judge(page, legacy) : unified ? pager.judgeAlone(unified) : null;
+    if (judgement === null) continue;
+    const { agent } = judgement;
+    switch (judgement.kind) {
+      case "same":
+        same.push(key);
+        if (unified) downward.push(key);
+        break;
+      case "quarantined":
+        quarantined.push(judgement.entry);
+        break;
+      case "up":
+        writes.push({ key, ...judgement.write });
+        mended.push(key);
+        break;
+      case "down":
+        await writeLegacy(tx, judgement.write.changes);
+        mended.push(key);
+        downward.push(key);
+        break;
+      case "extra":
+        if (judgement.side === "legacy") {
+          if (options.spareLegacy || !legacy) break;
+          kept += await keep(tx, context, pager, legacy, agent, "legacy", "only the legacy side had it");
+          await deleteLegacy(tx, layout, [key]);
+        } else if (unified) {
+          kept += await keep(tx, context, pager, unified, agent, "unified", "only the unified side had it");
+          await deleteUnified(tx, layout, [key]);
+        }
+        mended.push(key);
+        break;
+    }
+  }
+  if (writes.length > 0) {
+    await stage(tx, layout, writes);
+    await moveStaged(tx, layout, writes, new Set());
+  }
+  await context.signal?.(`${options.label}:moved`);
+  if (options.keepLosses) kept += await keepLosses(tx, context, pager, downward);
+  for (const entry of quarantined) await quarantine(tx, context, entry);
+  const solved = [...mended, ...same].filter((key) => page.inQuarantine.has(key));
+  const released = solved.length > 0 ? await release(tx, layout.mapping.name, solved) : 0;
+  if (mended.length > 0) {
+    await audit(tx, context, {
+      action: options.label,
+      reason: options.reason,
+      after: { mapping: layout.mapping.name, keys: mended },
+    });
+  }
+  return { mended, same, quarantined, kept, released };
+}
+
+/** Unified values that the legacy rows, as they are now, would not give back. */
+async function keepLosses(tx: Transaction, context: Context, pager: Pager, keys: readonly string[]): Promise<number> {
+  if (keys.length === 0) return 0;
+  const page = await pager.some(tx, keys);
+  let kept = 0;
+  for (const legacy of page.legacy) {
+    const unified = legacy.key === null ? undefined : page.unified.get(legacy.key);
+    if (!unified) continue;
+    const losses = lossesOf(pager.layout, legacy, unified);
+    if (losses.length === 0) continue;
+    const agent = pager.layout.mapping.unifiedAgent(toAggregate(pager.layout.unified, unified));
+    const reason = `the legacy tables cannot hold ${losses.join(", ")}`;
+    kept += await keep(tx, context, pager, unified, agent, "unified", reason);
+  }
+  return kept;
+}
+
+/** 0 where the same was kept before. */
+async function keep(
+  tx: Transaction,
+  context: Context,
+  pager: Pager,
+  loaded: Loaded,
+  agent: string,
+  side: "legacy" | "unified",
+  reason: string,
+): Promise<number> {
+  const { layout } = pager;
+  const mapping = layout.mapping.name;
+  const key = loaded.key ?? "";
+  const json = aggregateJson(toAggregate(side === "legacy" ? layout.legacy : layout.unified, loaded));
+  const last = await tx.all(
+    sql`SELECT side, aggregate FROM hive_kept WHERE mapping = ${mapping} AND key = ${key} ORDER BY seq DESC LIMIT 1`,
+  );
+  if (last[0]?.side === side && last[0]?.aggregate === json) return 0;
+  await tx.run(sql`INSERT INTO hive_kept (at, mapping, key, agent, side, reason, aggregate)
+    VALUES (${isoTime(context.clock)}, ${mapping}, ${key}, ${agent}, ${side}, ${reason}, ${json})`);
+  return 1;
+}
+
+/** An aggregate as JSON that gives every value back: text, small numbers and NULL as they are, the rest tagged. */
+export function aggregateJson(aggregate: Aggregate): string {
+  const tables = Object.entries(aggregate).map(([table, rows]) => [
+    table,
+    rows.map((row) => Object.fromEntries(Object.entries(row).map(([column, value]) => [column, taggedValue(value)]))),
+  ]);
+  return JSON.stringify(Object.fromEntries(tables));
+}
+
+function taggedValue(value: Value): unknown {
+  if (value instanceof Uint8Array) return { $blob: Buffer.from(value).toString("base64") };
+  if (typeof value === "bigint") {
+    const small = Number(value);
+    return Number.isSafeInteger(small) ? small : { $int: value.toString() };
+  }
+  if (typeof value === "number" && (Number.isInteger(value) || !Number.isFinite(value)))
+    return { $real: String(value) };
+  return value;
+}
+
+/** A value as JSON can hold it, for results: what JSON has no number for is shown as text. */
+export function jsonValue(value: Value): null | string | number {
+  if (typeof value === "bigint") {
+    const small = Number(value);
+    return Number.isSafeInteger(small) ? small : value.toString();
+  }
+  if (typeof value === "number" && !Number.isFinite(value)) return String(value);
+  if (value instanceof Uint8Array) return `x'${Buffer.from(value).toString("hex")}'`;
+  return value;
+}
+
+/**
+ * Tries the aggregates of these keys again, in the direction of the side that leads; the number that left the
+ * quarantine. A row whose key is NULL stays where it is: only a change of the row can help it.
+ */
+export async function retryAggregates(
+  context: Context,
+  entries: readonly { mapping: string; key: string }[],
+  options: ChangeOptions = {},
+): Promise<{ released: number }> {
+  const who = await Who.of(context, resolveAgents(context.mapping));
+  const layouts = await introspectAll(context);
+  let released = 0;
+  for (const [i, layout] of layouts.entries()) {
+    const pager = new Pager(layout, layouts.slice(0, i), who, true);
+    const keys = entries.filter((entry) => entry.mapping === layout.mapping.name).map((entry) => entry.key);
+    const pace = new Pace(context.store, context.clock, context.settings.lockBudget);
+    for (let done = 0; done < keys.length; ) {
+      if (options.abort?.aborted) {
+        throw new HiveError("INTERRUPTED", "The retry was interrupted.", { hint: "Run it again to go on." });
+      }
+      await pace.observe();
+      await pace.ready(options.abort);
+      const slice = keys.slice(done, done + pace.slice);
+      const settled = await settle(context, pager, who, slice, { label: "quarantine retry", reason: options.reason });
+      pace.done(slice.length);
+      released += settled.released;
+      done += slice.length;
+    }
+  }
+  return { released };
+}
