@@ -1,6 +1,6 @@
 import type { Clock, Signal } from "./clock.ts";
 import type { Settings } from "./config.ts";
-import type { LockHolder, Store } from "./storage/port.ts";
+import type { LockHolder, LockOptions, Store, Value } from "./storage/port.ts";
 import type { PlatformMapping } from "./sync/mapping.ts";
 
 /** What every operation works with. */
@@ -12,6 +12,15 @@ export interface Context {
   /** Who acts, for the audit log: `user@host`, or HIVE_ACTOR. */
   readonly actor: string;
   readonly signal: Signal | undefined;
+  /** Starts a thread that reads and judges pages of a backfill; undefined where there can be none. */
+  readonly startReadAhead?: (agents: readonly string[]) => Promise<ReadAhead | undefined>;
+}
+
+/** A second thread that works on the next page while this one writes. `Judged` is the engine's own business. */
+export interface ReadAhead {
+  /** `stamp`: equal ones promise that nobody else has committed in between. */
+  next(mapping: string, after: Value, stamp: number): Promise<unknown>;
+  close(): Promise<void>;
 }
 
 /** What a long operation tells while it runs. */
@@ -39,4 +48,14 @@ export interface ChangeOptions {
   onWait?: (holder: LockHolder) => void;
   /** Overrides the setting lockTimeoutSeconds. */
   lockTimeoutMs?: number;
+}
+
+/** How an operation waits for another one that holds the lock it needs. */
+export function lockOptions(context: Context, options: ChangeOptions, purpose: string): LockOptions {
+  return {
+    timeoutMs: options.lockTimeoutMs ?? context.settings.lockTimeoutSeconds * 1000,
+    purpose,
+    ...(options.onWait && { onWait: options.onWait }),
+    ...(options.abort && { abort: options.abort }),
+  };
 }

@@ -4,6 +4,7 @@ import { fileURLToPath } from "node:url";
 import { type Clock, type Signal, systemClock } from "./clock.ts";
 import type { Settings } from "./config.ts";
 import type { ChangeOptions, Context } from "./context.ts";
+import type { DemoOptions } from "./demo/demo.ts";
 import { HiveError } from "./errors.ts";
 import type { FlagChange } from "./flags/flags.ts";
 import type { Stage } from "./flags/stages.ts";
@@ -18,6 +19,8 @@ export interface OpenOptions {
   actor?: string;
   /** For tests: called at named points of the engine. */
   signal?: Signal;
+  /** Whether a large backfill may read on a second thread. Default: yes. */
+  readAhead?: boolean;
 }
 
 export interface MigrateUpOptions extends ChangeOptions {
@@ -123,6 +126,7 @@ export async function openHive(settings: Settings, options: OpenOptions = {}): P
     clock,
     actor: options.actor ?? (process.env.HIVE_ACTOR || defaultActor()),
     signal: options.signal,
+    ...(options.readAhead === false ? {} : { startReadAhead: readAhead(settings) }),
   };
   // Each operation loads its module when it is first used: `hive status` must not pay for the migrator.
   return {
@@ -134,7 +138,7 @@ export async function openHive(settings: Settings, options: OpenOptions = {}): P
       create: async (name, folder) => (await import("./schema/migrator.ts")).migrateCreate(context, name, folder),
     },
     flags: {
-      list: async (agents) => (await import("./flags/flags.ts")).listFlags(context, agents),
+      list: async (agents) => (await import("./flags/facts.ts")).listFlags(context, agents),
       change: async (changes, o) => (await import("./flags/flags.ts")).changeFlags(context, changes, o),
       history: async (agent) => (await import("./flags/flags.ts")).flagHistory(context, agent),
     },
@@ -157,6 +161,23 @@ export async function openHive(settings: Settings, options: OpenOptions = {}): P
   };
 }
 
+function readAhead(settings: Settings) {
+  return (agents: readonly string[]) => import("./read-ahead.ts").then((m) => m.readAheadStarter(settings)?.(agents));
+}
+
+/**
+ * Builds a sample platform and walks through its migration and back before the presenter's audience. Leaves the
+ * database and a config in the folder.
+ * @throws USAGE, INTERRUPTED
+ */
+export async function runDemo(options: DemoOptions & { clock?: Clock }): Promise<results.DemoResult> {
+  const { demo } = await import("./demo/demo.ts");
+  const { openSqlite } = await import("./storage/sqlite.ts");
+  const clock = options.clock ?? systemClock;
+  const openStore = (path: string) => openSqlite(path, { busyTimeoutMs: 10_000, leaseMs: LEASE_MS, clock });
+  return demo(options, { openStore, clock });
+}
+
 async function ledger(context: Context) {
   const { requireLedger } = await import("./schema/ledger.ts");
   await requireLedger(context.store);
@@ -173,11 +194,13 @@ async function openStore(settings: Settings, clock: Clock, signal: Signal | unde
   const { openSqlite } = await import("./storage/sqlite.ts");
   return openSqlite(databasePath(settings), {
     busyTimeoutMs: settings.busyTimeoutMs,
-    leaseMs: 15_000,
+    leaseMs: LEASE_MS,
     clock,
     signal,
   });
 }
+
+const LEASE_MS = 15_000;
 
 /** The file of a `sqlite:` URL or plain path. */
 export function databasePath(settings: Pick<Settings, "database" | "baseDirectory">): string {

@@ -18,6 +18,7 @@ export {
   type Settings,
 } from "./config.ts";
 export type { ChangeOptions, Context, Progress } from "./context.ts";
+export type { DemoOptions, Presenter } from "./demo/demo.ts";
 export {
   asHiveError,
   ERROR_CODES,
@@ -41,6 +42,7 @@ export {
   openHive,
   type QuarantineFilter,
   type RollbackOptions,
+  runDemo,
 } from "./hive.ts";
 export { type InitOptions, initConfig, suggestConfig } from "./init.ts";
 export type * from "./results.ts";

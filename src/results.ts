@@ -103,7 +103,16 @@ export const drift = z.object({
   key: z.string(),
   agent: z.string(),
   kind: z.enum(["missing", "extra", "different"]),
-  columns: z.array(z.object({ table: z.string(), column: z.string(), legacy: value, unified: value })),
+  columns: z.array(
+    z.object({
+      table: z.string(),
+      column: z.string(),
+      /** Which row, of a table that can have several for one aggregate: `order_no=A-1002`. */
+      row: z.string().optional(),
+      legacy: value,
+      unified: value,
+    }),
+  ),
 });
 
 export const check = z.object({

@@ -21,8 +21,10 @@ const FLOORS: readonly (readonly string[])[] = [
   ["flags/"],
   ["rollout/"],
   ["observe/"],
+  ["demo/"],
   ["storage/"],
-  ["hive.ts"],
+  // The thread that reads ahead opens a hive of its own.
+  ["hive.ts", "read-ahead.ts", "read-ahead-thread.ts"],
   ["index.ts"],
   ["cli/", "server/"],
 ];

@@ -17,6 +17,8 @@ export interface Io {
   /** Aborted by the first SIGINT or SIGTERM. */
   readonly abort: AbortSignal;
   readonly clock?: Clock | undefined;
+  /** Told what a command came to, besides what is printed: for a command that runs others. */
+  readonly onResult?: ((result: unknown) => void) | undefined;
 }
 
 /** A value of the command line as it was typed: commander's words. */
@@ -45,6 +47,8 @@ export interface Scope {
   readonly sources: ConfigSources & { readonly cwd: string };
   /** --yes */
   readonly yes: boolean;
+  /** --json: nothing but the result may go to stdout. */
+  readonly json: boolean;
   /** A person can be asked: there is a terminal, and neither --no-input nor --json was given. */
   readonly interactive: boolean;
   /** Renders to stderr what a question is about. */

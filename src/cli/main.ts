@@ -29,10 +29,11 @@ export async function main(argv: readonly string[], io: Io): Promise<number> {
     }
     name = request.entry.name;
     const command = await request.entry.load();
-    const parsed = parse(command, request.rest);
+    const parsed = await parse(command, request.rest);
     if (parsed.kind === "help") return answer(io, json, "help", { text: parsed.text }, parsed.text);
     globals = parsed.globals;
     const outcome = await perform(command, parsed.input, globals, io);
+    io.onResult?.(outcome.result);
     if (json) io.stdout.write(toJson({ ok: true, command: name, result: outcome.result }));
     else io.stdout.write(ended(await outcome.human(await uiFor(io, "stdout"))));
     return outcome.exit;
@@ -53,6 +54,7 @@ async function perform(command: Command, input: Input, globals: Globals, io: Io)
     io,
     sources,
     yes: globals.yes,
+    json: globals.json,
     interactive: io.prompt !== undefined && globals.input && !globals.json,
     ui: await uiFor(io, "stderr"),
     hive() {
@@ -152,7 +154,7 @@ function answer(io: Io, json: boolean, command: string, result: object, text: st
 }
 
 /** Without a terminal, prose is not broken into lines: somebody may be searching in it. */
-function uiFor(io: Io, stream: "stdout" | "stderr"): Promise<Ui> {
+export function uiFor(io: Io, stream: "stdout" | "stderr"): Promise<Ui> {
   const colour = io.tty[stream] && !io.env.NO_COLOR && io.env.TERM !== "dumb";
   return createUi({ columns: io.columns, prose: io.tty[stream], colour });
 }

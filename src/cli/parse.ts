@@ -1,4 +1,4 @@
-import { type Command as Commander, Command as CommanderCommand, CommanderError, Option } from "commander";
+import type { Command as Commander, CommanderError } from "commander";
 import { HiveError, nearest } from "../index.ts";
 import type { Command, Input, Parameter, Raw } from "./command.ts";
 import { type Entry, registry } from "./registry.ts";
@@ -170,8 +170,10 @@ export type Parsed = { kind: "help"; text: string } | { kind: "input"; input: In
  * Reads a command's options and arguments.
  * @throws USAGE
  */
-export function parse(command: Command, rest: readonly string[]): Parsed {
-  const commander = new CommanderCommand(`hive ${command.name}`);
+export async function parse(command: Command, rest: readonly string[]): Promise<Parsed> {
+  // Only here: the overview and the version go without it.
+  const { Command: Parser, CommanderError: ParseError, Option } = await import("commander");
+  const commander = new Parser(`hive ${command.name}`);
   let help = "";
   commander
     .description(command.description ?? `${command.summary[0]?.toUpperCase()}${command.summary.slice(1)}.`)
@@ -209,7 +211,7 @@ export function parse(command: Command, rest: readonly string[]): Parsed {
   try {
     commander.parse(rest, { from: "user" });
   } catch (error) {
-    if (!(error instanceof CommanderError)) throw error;
+    if (!(error instanceof ParseError)) throw error;
     if (error.code === "commander.helpDisplayed" || error.code === "commander.help")
       return { kind: "help", text: help };
     throw usage(error, command.name);

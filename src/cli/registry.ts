@@ -10,6 +10,11 @@ export interface Entry {
 /** Every command, in the order in which one comes to need them. A command's module is loaded when it is called. */
 export const registry: readonly Entry[] = [
   {
+    name: "demo",
+    summary: "walk through the whole journey on a sample platform",
+    load: async () => (await import("./commands/demo.ts")).demo,
+  },
+  {
     name: "init",
     summary: "write a config file",
     load: async () => (await import("./commands/init.ts")).init,

@@ -1,11 +1,14 @@
 import type { Context } from "../context.ts";
+import type { FlagsListResult } from "../results.ts";
 import type { Row, Session } from "../storage/port.ts";
 import { among, sql } from "../storage/sql.ts";
-import type { AggregateMapping } from "../sync/mapping.ts";
+import { type AggregateMapping, resolveAgents } from "../sync/mapping.ts";
 import {
   ALL_OFF,
+  authorityOf,
   type BackfillFact,
   type CheckFact,
+  effectiveStage,
   type Facts,
   FLAGS,
   type FlagSetting,
@@ -210,5 +213,21 @@ export async function mappingTables(context: Context, session: Session): Promise
     missingLegacy: [...missingLegacy],
     nullLegacy: [...nullLegacy],
     absentLegacy: [...absentLegacy].filter((name) => !missingLegacy.has(name)),
+  };
+}
+
+/**
+ * The flags of these agents, or of all, in the mapping's order. On a database that hive has never touched all are off.
+ * @throws UNKNOWN_AGENT
+ */
+export async function listFlags(context: Context, agents?: readonly string[]): Promise<FlagsListResult> {
+  const names = resolveAgents(context.mapping, agents);
+  const states = await context.store.snapshot((session) => readFlagStates(context, session, names));
+  return {
+    agents: names.map((agent) => {
+      const flags = states.get(agent) ?? ALL_OFF;
+      const stage = effectiveStage(flags);
+      return { agent, stage, authority: authorityOf(stage), flags: { ...flags } };
+    }),
   };
 }

@@ -1,20 +1,18 @@
 import { isoTime } from "../clock.ts";
-import type { Context } from "../context.ts";
+import { type Context, lockOptions } from "../context.ts";
 import { HiveError } from "../errors.ts";
 import type { FlagOptions } from "../hive.ts";
-import type { FlagsChangeResult, FlagsHistoryResult, FlagsListResult } from "../results.ts";
+import type { FlagsChangeResult, FlagsHistoryResult } from "../results.ts";
 import { audit, listAudit } from "../rollout/audit.ts";
 import { hasLedger } from "../schema/ledger.ts";
-import type { LockOptions, Session } from "../storage/port.ts";
+import type { Session } from "../storage/port.ts";
 import { resolveAgents } from "../sync/mapping.ts";
 import type { ProjectDownResult } from "../sync/project.ts";
-import { markBackfillStale, readFlagStates, readStanding, writeFlag } from "./facts.ts";
+import { markBackfillStale, readStanding, writeFlag } from "./facts.ts";
 import {
   ALL_OFF,
-  authorityOf,
   type Decision,
   decide,
-  effectiveStage,
   type Flag,
   type FlagSetting,
   type FlagStep,
@@ -28,22 +26,6 @@ export interface FlagChange {
   flag: Flag;
   /** `on` or `off`; of `reads`: `legacy`, `shadow`, `live` or `unified`. */
   value: string;
-}
-
-/**
- * The flags of these agents, or of all, in the mapping's order. On a database that hive has never touched all are off.
- * @throws UNKNOWN_AGENT
- */
-export async function listFlags(context: Context, agents?: readonly string[]): Promise<FlagsListResult> {
-  const names = resolveAgents(context.mapping, agents);
-  const states = await context.store.snapshot((session) => readFlagStates(context, session, names));
-  return {
-    agents: names.map((agent) => {
-      const flags = states.get(agent) ?? ALL_OFF;
-      const stage = effectiveStage(flags);
-      return { agent, stage, authority: authorityOf(stage), flags: { ...flags } };
-    }),
-  };
 }
 
 /**
@@ -172,15 +154,6 @@ export async function applySteps(
       },
     });
   }
-}
-
-/** How to take a lock in an operation with these options. */
-export function lockOptions(context: Context, options: FlagOptions, purpose: string): LockOptions {
-  return {
-    timeoutMs: options.lockTimeoutMs ?? context.settings.lockTimeoutSeconds * 1_000,
-    purpose,
-    ...(options.onWait && { onWait: options.onWait }),
-  };
 }
 
 /** @throws GUARD_REFUSED for an agent whose stage is not the one that the plan was made for */

@@ -1,7 +1,7 @@
-import type { Context } from "../context.ts";
+import { type Context, lockOptions } from "../context.ts";
 import { HiveError } from "../errors.ts";
 import { readStanding } from "../flags/facts.ts";
-import { applySteps, lockOptions, movedMeanwhile, refusal } from "../flags/flags.ts";
+import { applySteps, movedMeanwhile, refusal } from "../flags/flags.ts";
 import {
   ALL_OFF,
   decide,

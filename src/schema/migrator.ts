@@ -1,7 +1,7 @@
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { isoTime } from "../clock.ts";
-import type { Context } from "../context.ts";
+import { type Context, lockOptions } from "../context.ts";
 import { HiveError, nearest } from "../errors.ts";
 import type { MigrateDownOptions, MigrateUpOptions } from "../hive.ts";
 import type { MigrateCreateResult, MigrateDownResult, MigrateStatusResult, MigrateUpResult } from "../results.ts";
@@ -608,14 +608,6 @@ function known(name: string, names: readonly string[]): string {
     hint: "`hive migrate status` lists them.",
     details: { name, nearest: guess ?? null },
   });
-}
-
-function lockOptions(context: Context, options: MigrateUpOptions | MigrateDownOptions, purpose: string) {
-  return {
-    timeoutMs: options.lockTimeoutMs ?? context.settings.lockTimeoutSeconds * 1000,
-    purpose,
-    ...(options.onWait ? { onWait: options.onWait } : {}),
-  };
 }
 
 function since(context: Context, begun: number): number {

@@ -88,6 +88,8 @@ export interface LockOptions {
   timeoutMs?: number;
   /** Called once when the wait begins. */
   onWait?: (holder: LockHolder) => void;
+  /** Ends the wait: INTERRUPTED. */
+  abort?: AbortSignal;
   /** Shown to others as the holder, e.g. the command. */
   purpose?: string;
 }

@@ -108,6 +108,8 @@ class SqliteStore implements Store {
       writer.pragma("busy_timeout = 5000");
       if (writer.pragma("journal_mode") !== "wal") writer.pragma("journal_mode = WAL");
       writer.pragma("synchronous = NORMAL");
+      // What refers to a legacy row that hive removes goes with it, or refuses aloud, as the schema says.
+      writer.pragma("foreign_keys = ON");
       writer.pragma("temp_store = MEMORY");
       writer.pragma("cache_size = -16384");
       writer.pragma("wal_autocheckpoint = 4000");
@@ -136,7 +138,8 @@ class SqliteStore implements Store {
       connection.allSync(sql`SELECT 1 FROM sqlite_schema LIMIT 1`);
       return await work(connection);
     } finally {
-      connection.rollback();
+      // Not ROLLBACK: it would take away the TEMP tables that the next page still needs.
+      connection.endRead();
       this.idle.push(connection);
     }
   }
@@ -282,6 +285,11 @@ class SqliteStore implements Store {
       if (!told) {
         told = true;
         options.onWait?.({ name, holder: holder.holder, pid: holder.pid, host: holder.host, since: holder.since });
+      }
+      if (options.abort?.aborted) {
+        throw new HiveError("INTERRUPTED", `Interrupted while waiting for the lock "${name}".`, {
+          hint: "Nothing was done. Run the command again.",
+        });
       }
       await clock.sleep(20 + clock.random() * 80);
     }
@@ -510,6 +518,10 @@ class Connection implements Transaction {
   /** Also where SQLite has rolled back by itself (a full disk): then there is nothing left to do. */
   rollback(): void {
     if (this.db.inTransaction) this.exec("ROLLBACK");
+  }
+
+  endRead(): void {
+    if (this.db.inTransaction) this.exec("COMMIT");
   }
 
   close(): void {

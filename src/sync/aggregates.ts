@@ -1,7 +1,15 @@
 import { HiveError } from "../errors.ts";
 import type { Column, ColumnType, Session, Store, Table, Tuple, Value } from "../storage/port.ts";
 import { among, id, ids, join, type Sql, sql } from "../storage/sql.ts";
-import { type Aggregate, type AggregateMapping, type ColumnKind, type DataRow, keyText, keyValue } from "./mapping.ts";
+import {
+  type Aggregate,
+  type AggregateMapping,
+  type ColumnKind,
+  type DataRow,
+  keyText,
+  keyValue,
+  setColumn,
+} from "./mapping.ts";
 
 /** One side of a mapping as it is in this database: which columns are read, in which order, and their types. */
 export interface SideLayout {
@@ -24,6 +32,8 @@ export interface TableLayout {
 }
 
 export interface RelatedLayout extends TableLayout {
+  /** Whether an index finds the rows of an aggregate. */
+  readonly indexed: boolean;
   readonly orderBy: readonly string[];
   /** Columns that identify a row within its aggregate. */
   readonly identity: readonly string[];
@@ -66,6 +76,7 @@ export async function introspect(
     const columns = [...new Set([related.foreignKey, ...related.key, ...related.columns, ...related.orderBy])];
     legacyRelated.push({
       ...tableLayout(table, related.foreignKey, columns),
+      indexed: isIndexed(table, related.foreignKey),
       orderBy: related.orderBy,
       identity: related.key,
     });
@@ -80,9 +91,14 @@ export async function introspect(
     const table = await unifiedTable(related.table, related.columns);
     unifiedRelated.push({
       ...tableLayout(table, related.foreignKey, Object.keys(related.columns)),
+      indexed: isIndexed(table, related.foreignKey),
       orderBy: related.key,
       identity: related.key,
     });
+  }
+  requireKey(legacyRoot, legacy.root.key);
+  if (unifiedRoot.columns.some((column) => column.primaryKey > 0) || !options.unifiedMayBeMissing) {
+    requireKey(unifiedRoot, unified.root.key);
   }
   const everyLegacyColumn = [
     ...new Set([legacy.root.key, ...legacy.root.columns, ...legacyRoot.columns.map((column) => column.name)]),
@@ -130,6 +146,25 @@ async function requireTable(
   return table;
 }
 
+/** Where two root rows could have one key, one of them would be written over the other, or passed over. */
+function requireKey(table: Table, key: string): void {
+  const primary = table.columns.filter((column) => column.primaryKey > 0).map((column) => column.name);
+  const unique = [primary, ...table.indexes.filter((index) => index.unique).map((index) => index.columns)];
+  // A key that is not there at all is reported as such.
+  const known = table.columns.find((column) => column.name === key);
+  if (known?.type === "blob") {
+    throw new HiveError("SCHEMA_MISMATCH", `${table.name}.${key}, which identifies its rows, has no type.`, {
+      hint: "In such a column, 7 and '7' are two keys. Make the table anew with INTEGER or TEXT, or name another column.",
+      details: { table: table.name, column: key, declared: known.declared },
+    });
+  }
+  if (!known || unique.some((columns) => columns.length === 1 && columns[0] === key)) return;
+  throw new HiveError("SCHEMA_MISMATCH", `Nothing makes ${table.name}.${key}, which identifies its rows, unique.`, {
+    hint: `Name a column that is the primary key or has a unique index, or make one: CREATE UNIQUE INDEX … ON ${table.name} (${key}).`,
+    details: { table: table.name, column: key },
+  });
+}
+
 function missingTable(name: string, mapping: AggregateMapping, side: "legacy" | "unified"): HiveError {
   if (side === "unified") {
     return new HiveError("NOT_MIGRATED", `The unified table ${name} does not exist yet.`, {
@@ -167,20 +202,73 @@ function tableLayout(table: Table, key: string, wanted: readonly string[]): Tabl
   };
 }
 
-function selectFrom(table: TableLayout): Sql {
-  return sql`SELECT ${ids(table.columns)} FROM ${id(table.table)}`;
+function isIndexed(table: Table, column: string): boolean {
+  return (
+    table.indexes.some((index) => index.columns[0] === column) ||
+    table.columns.some((one) => one.name === column && one.primaryKey === 1)
+  );
+}
+
+/**
+ * Copies of related tables that have no index on their foreign key, sorted, in TEMP tables of the reading session:
+ * without them, every page would read such a table from end to end. A copy serves only as long as nobody commits:
+ * the caller's `stamp` says so.
+ */
+export class SortedCopies {
+  private readonly known = new WeakMap<Session, Map<string, number>>();
+  private stamp = Number.NaN;
+  private steady = 0;
+
+  /** To be called before each page. */
+  page(stamp: number): void {
+    this.steady = stamp === this.stamp ? this.steady + 1 : 0;
+    this.stamp = stamp;
+  }
+
+  /** The table to read instead; the table itself while others keep committing. */
+  async nameFor(session: Session, table: RelatedLayout): Promise<string> {
+    let copies = this.known.get(session);
+    if (!copies) {
+      copies = new Map();
+      this.known.set(session, copies);
+    }
+    const copy = `hive_sorted_${table.table}`;
+    if (copies.get(table.table) === this.stamp) return copy;
+    if (this.steady < STEADY_PAGES) return table.table;
+    copies.delete(table.table);
+    await session.run(sql`DROP TABLE IF EXISTS ${id("temp", copy)}`);
+    await session.run(
+      sql`CREATE TEMP TABLE ${id(copy)} AS SELECT ${ids(table.columns)} FROM ${id(table.table)} ORDER BY ${id(table.key)}`,
+    );
+    await session.run(sql`CREATE INDEX ${id("temp", `${copy}_key`)} ON ${id(copy)} (${id(table.key)})`);
+    copies.set(table.table, this.stamp);
+    return copy;
+  }
+}
+
+/** A copy is worth its cost only when it can serve many pages. */
+const STEADY_PAGES = 3;
+
+function selectFrom(table: TableLayout, name = table.table): Sql {
+  return sql`SELECT ${ids(table.columns)} FROM ${id(name)}`;
 }
 
 /**
  * The next root rows after `after` in the order of the key, with everything related to them. Rows without a key are
  * not among them: see {@link loadWithoutKey}.
  */
-export async function loadPage(session: Session, side: SideLayout, after: Value, limit: number): Promise<Loaded[]> {
+export async function loadPage(
+  session: Session,
+  side: SideLayout,
+  after: Value,
+  limit: number,
+  copies?: SortedCopies,
+): Promise<Loaded[]> {
   const { root } = side;
   const key = id(root.key);
   const from = after === null ? sql`${key} IS NOT NULL` : sql`${key} > ${after}`;
   const rows = await session.tuples(sql`${selectFrom(root)} WHERE ${from} ORDER BY ${key} LIMIT ${limit}`);
-  return withRelated(session, side, rows, true);
+  return withRelated(session, side, rows, true, copies);
 }
 
 /** The aggregates of these keys, those that exist, in no particular order. */
@@ -241,11 +329,19 @@ export function keyValues(keys: readonly string[], type: ColumnType): Value[] {
   for (const key of keys) {
     const value = keyValue(key, type);
     if (value !== null) values.push(value);
+    // A column without a type keeps 7 and '7' apart.
+    if (type === "blob" && typeof value === "string" && /^(0|-?[1-9]\d{0,18})$/.test(value)) values.push(BigInt(value));
   }
   return values;
 }
 
-async function withRelated(session: Session, side: SideLayout, rows: Tuple[], contiguous: boolean): Promise<Loaded[]> {
+async function withRelated(
+  session: Session,
+  side: SideLayout,
+  rows: Tuple[],
+  contiguous: boolean,
+  copies?: SortedCopies,
+): Promise<Loaded[]> {
   const { root } = side;
   const loaded = rows.map((row) => {
     const value = row[root.keyAt] ?? null;
@@ -256,7 +352,8 @@ async function withRelated(session: Session, side: SideLayout, rows: Tuple[], co
   for (const one of loaded) if (one.key !== null) byKey.set(one.key, one.related);
   if (byKey.size === 0) return loaded;
   for (const [position, table] of side.related.entries()) {
-    const found = await session.tuples(relatedQuery(root, table, loaded, contiguous));
+    const name = copies && !table.indexed ? await copies.nameFor(session, table) : table.table;
+    const found = await session.tuples(relatedQuery(root, table, name, loaded, contiguous));
     for (const row of found) {
       const key = keyText(row[table.keyAt]);
       if (key !== null) byKey.get(key)?.[position]?.push(row);
@@ -265,7 +362,13 @@ async function withRelated(session: Session, side: SideLayout, rows: Tuple[], co
   return loaded;
 }
 
-function relatedQuery(root: TableLayout, table: RelatedLayout, loaded: readonly Loaded[], contiguous: boolean): Sql {
+function relatedQuery(
+  root: TableLayout,
+  table: RelatedLayout,
+  name: string,
+  loaded: readonly Loaded[],
+  contiguous: boolean,
+): Sql {
   const foreignKey = id(table.key);
   const order = join(
     [table.key, ...table.orderBy].filter((column) => table.types.has(column)).map((column) => id(column)),
@@ -273,11 +376,11 @@ function relatedQuery(root: TableLayout, table: RelatedLayout, loaded: readonly 
   const first = loaded[0]?.keyValue ?? null;
   const last = loaded.at(-1)?.keyValue ?? null;
   if (contiguous && table.keyType === root.keyType && isPlain(first) && isPlain(last)) {
-    return sql`${selectFrom(table)} WHERE ${foreignKey} >= ${first} AND ${foreignKey} <= ${last} ORDER BY ${order}`;
+    return sql`${selectFrom(table, name)} WHERE ${foreignKey} >= ${first} AND ${foreignKey} <= ${last} ORDER BY ${order}`;
   }
   const keys: string[] = [];
   for (const one of loaded) if (one.key !== null) keys.push(one.key);
-  return sql`${selectFrom(table)} WHERE ${foreignKey} IN ${among(keyValues(keys, table.keyType))} ORDER BY ${order}`;
+  return sql`${selectFrom(table, name)} WHERE ${foreignKey} IN ${among(keyValues(keys, table.keyType))} ORDER BY ${order}`;
 }
 
 function isPlain(value: Value): boolean {
@@ -296,7 +399,7 @@ export function toAggregate(side: SideLayout, loaded: Loaded): Aggregate {
 function toRow(table: TableLayout, tuple: Tuple): DataRow {
   const row: Record<string, Value> = {};
   table.columns.forEach((column, i) => {
-    row[column] = tuple[i] ?? null;
+    setColumn(row, column, tuple[i] ?? null);
   });
   for (const column of table.missing) row[column] = null;
   return row;

@@ -56,14 +56,15 @@ export async function moveStaged(
   const replaced = kept.some((write) => write.exists);
   const columns = ids(root.columns);
   const update = root.columns.filter((column) => column !== root.key).map(excluded);
+  const otherwise = update.length > 0 ? sql`UPDATE SET ${join(update)}` : sql`NOTHING`;
   await tx.run(sql`INSERT INTO ${id(root.table)} (${columns}) SELECT ${columns} FROM ${id(stageOf(root))} WHERE 1 = 1
-    ON CONFLICT (${id(root.key)}) DO UPDATE SET ${join(update)}`);
+    ON CONFLICT (${id(root.key)}) DO ${otherwise}`);
+  // Without this, a row that the aggregate no longer has would stay for ever. Last table first: it may refer to others.
+  for (const [i, table] of replaced ? [...related.entries()].reverse() : []) {
+    const keys = kept.filter((write) => write.exists && write.related[i]).map((write) => write.key);
+    await deleteKeys(tx, table.table, table, keys);
+  }
   for (const [i, table] of related.entries()) {
-    // Without this, a row that the aggregate no longer has would stay for ever.
-    if (replaced) {
-      const keys = kept.filter((write) => write.exists && write.related[i]).map((write) => write.key);
-      await deleteKeys(tx, table.table, table, keys);
-    }
     if (!kept.some((write) => write.related[i] && (write.rows.related[i]?.length ?? 0) > 0)) continue;
     const names = ids(table.columns);
     await tx.run(sql`INSERT INTO ${id(table.table)} (${names}) SELECT ${names} FROM ${id(stageOf(table))}`);
@@ -98,12 +99,14 @@ function excluded(column: string): Sql {
 
 /** Removes whole aggregates from the unified side. */
 export async function deleteUnified(tx: Session, layout: Layout, keys: readonly string[]): Promise<void> {
-  for (const table of [...layout.unified.related, layout.unified.root]) await deleteKeys(tx, table.table, table, keys);
+  for (const table of [layout.unified.root, ...layout.unified.related].reverse())
+    await deleteKeys(tx, table.table, table, keys);
 }
 
 /** Removes whole aggregates from the legacy side, with the related rows that the mapping knows. */
 export async function deleteLegacy(tx: Session, layout: Layout, keys: readonly string[]): Promise<void> {
-  for (const table of [...layout.legacy.related, layout.legacy.root]) await deleteKeys(tx, table.table, table, keys);
+  for (const table of [layout.legacy.root, ...layout.legacy.related].reverse())
+    await deleteKeys(tx, table.table, table, keys);
 }
 
 const KEYS_PER_STATEMENT = 500;

@@ -1,7 +1,7 @@
 import { isoTime } from "../clock.ts";
-import type { Context } from "../context.ts";
+import { type Context, lockOptions, type ReadAhead } from "../context.ts";
 import { HiveError } from "../errors.ts";
-import { listFlags } from "../flags/flags.ts";
+import { listFlags } from "../flags/facts.ts";
 import type { BackfillOptions } from "../hive.ts";
 import type { BackfillResult } from "../results.ts";
 import { audit } from "../rollout/audit.ts";
@@ -13,7 +13,7 @@ import { insertNew, moveStaged, stage, type UnifiedWrite } from "./apply.ts";
 import { type AggregateMapping, resolveAgents } from "./mapping.ts";
 import { Meter } from "./meter.ts";
 import { Pace } from "./pace.ts";
-import { countRoots, introspectAll, lockOptions, type Page, Pager, PageSize, Who } from "./page.ts";
+import { countRoots, flagsChanged, introspectAll, type Page, Pager, PageSize, Who } from "./page.ts";
 import { type Quarantined, quarantine, release } from "./quarantine.ts";
 
 interface Counts {
@@ -31,7 +31,35 @@ interface Verdicts {
   readonly solved: readonly string[];
 }
 
-const NOTHING: Verdicts = { writes: [], quarantined: [], unchanged: [], solved: [] };
+/** A page, read and judged, on this thread or on another one. */
+interface Judged extends Verdicts {
+  /** What {@link Pace.observe} gave before the page was read. */
+  readonly stamp: number;
+  /** As it was read; empty where that was on another thread. */
+  readonly read: readonly Loaded[];
+  /** How many legacy aggregates were looked at. */
+  readonly rows: number;
+  /** The last key: noted when the page is done. */
+  readonly cursor: string | null;
+  /** Where the next page begins, if there is more. */
+  readonly after: Value;
+  readonly more: boolean;
+}
+
+const EMPTY = {
+  writes: [],
+  quarantined: [],
+  unchanged: [],
+  solved: [],
+  read: [],
+  rows: 0,
+  cursor: null,
+  after: null,
+  more: false,
+} as const;
+
+/** Below this many aggregates another thread costs more than it saves. */
+const READ_AHEAD_FROM = 10_000;
 
 /** How often the place is noted while there is nothing to write. */
 const NOTE_EVERY_MS = 1_000;
@@ -84,6 +112,7 @@ class Backfill {
   private readonly unsaved = new Map<string, Counts>();
   private notedAt = Number.NEGATIVE_INFINITY;
   private resumed = false;
+  private readAhead: ReadAhead | undefined;
 
   constructor(context: Context, who: Who, options: BackfillOptions) {
     this.context = context;
@@ -95,11 +124,16 @@ class Backfill {
 
   async run(): Promise<BackfillResult> {
     const layouts = await introspectAll(this.context);
-    if (this.options.onProgress) this.meter.total = await countRoots(this.context, layouts);
+    this.meter.total = await countRoots(this.context, layouts);
     const cursors = await this.begin();
-    for (const [position, layout] of layouts.entries()) {
-      const cursor = cursors.get(layout.mapping.name);
-      if (cursor !== undefined) await this.pass(layout, layouts.slice(0, position), cursor);
+    if (this.meter.total >= READ_AHEAD_FROM) this.readAhead = await this.context.startReadAhead?.(this.who.agents);
+    try {
+      for (const [position, layout] of layouts.entries()) {
+        const cursor = cursors.get(layout.mapping.name);
+        if (cursor !== undefined) await this.pass(layout, layouts.slice(0, position), cursor);
+      }
+    } finally {
+      await this.readAhead?.close();
     }
     const sum: Counts = { written: 0, unchanged: 0, quarantined: 0 };
     for (const counts of this.counts.values()) {
@@ -162,56 +196,66 @@ class Backfill {
   }
 
   private async pass(layout: Layout, earlier: readonly Layout[], start: string | null): Promise<void> {
-    const { store } = this.context;
     const pager = new Pager(layout, earlier, this.who, true);
-    const size = new PageSize();
-    let after: Value = start === null ? null : keyIn(layout.legacy.root, start);
+    const reader = new PageReader(this.context, pager);
     if (start === null) {
-      const quarantined = await store.snapshot((session) => pager.withoutKey(session));
-      await this.write(pager, [], { ...NOTHING, quarantined }, null);
+      const quarantined = await this.context.store.snapshot((session) => pager.withoutKey(session));
+      await this.write(pager, { ...EMPTY, stamp: await this.pace.observe(), quarantined });
       this.meter.add(quarantined.length);
     }
-    for (;;) {
+    let next: Promise<Judged> | undefined = this.look(
+      pager,
+      reader,
+      start === null ? null : keyIn(layout.legacy.root, start),
+    );
+    while (next) {
       this.assertNotAborted();
-      await this.pace.observe();
-      const limit = size.rows;
-      const page = await store.snapshot((session) => pager.next(session, after, limit));
-      const last = page.legacy.at(-1);
-      await this.settle(pager, page, last?.key ?? null);
-      this.meter.add(page.legacy.length);
-      if (last === undefined || page.legacy.length < limit) break;
-      after = last.keyValue;
-      size.learn(page.legacy);
+      const judged: Judged = await next;
+      // The other thread works on the next page while this one writes.
+      next = judged.more ? this.look(pager, reader, judged.after) : undefined;
+      // A failure that comes while this page is being written is met at the next turn, not as an unhandled rejection.
+      next?.catch(() => undefined);
+      await this.settle(pager, judged);
+      this.meter.add(judged.rows);
     }
     if (!this.options.dryRun) await this.finish(layout.mapping);
   }
 
-  /** Everything that a page needs, in slices; `cursor` is noted with the last of them. */
-  private async settle(pager: Pager, page: Page, cursor: string | null): Promise<void> {
-    const verdicts = judgeAll(pager, page);
-    const { writes } = verdicts;
+  private async look(pager: Pager, reader: PageReader, after: Value): Promise<Judged> {
+    const stamp = await this.pace.observe();
+    if (this.readAhead && !this.pace.contended) {
+      const judged = (await this.readAhead.next(pager.layout.mapping.name, after, stamp)) as Judged;
+      return { ...judged, stamp };
+    }
+    return { ...(await reader.next(after, stamp)), stamp };
+  }
+
+  /** Everything that a page needs, in slices; its last key is noted with the last of them. */
+  private async settle(pager: Pager, judged: Judged): Promise<void> {
+    const { writes } = judged;
+    await this.context.signal?.("backfill:judged");
     let done = 0;
     while (writes.length - done > this.pace.slice) {
       const slice = writes.slice(done, done + this.pace.slice);
-      await this.write(pager, page.legacy, { ...NOTHING, writes: slice }, null);
+      await this.write(pager, { ...EMPTY, stamp: judged.stamp, read: judged.read, writes: slice });
       done += slice.length;
     }
-    await this.write(pager, page.legacy, done === 0 ? verdicts : { ...verdicts, writes: writes.slice(done) }, cursor);
+    await this.write(pager, done === 0 ? judged : { ...judged, writes: writes.slice(done) });
   }
 
   /** One transaction, or none where there is nothing to write and the place was noted a moment ago. */
-  private async write(pager: Pager, read: readonly Loaded[], verdicts: Verdicts, cursor: string | null): Promise<void> {
-    const { writes, quarantined, solved } = verdicts;
+  private async write(pager: Pager, judged: Judged): Promise<void> {
+    const { writes, quarantined, solved } = judged;
     const { store, clock } = this.context;
     const idle = writes.length + quarantined.length + solved.length === 0;
     if (this.options.dryRun || (idle && clock.monotonic() - this.notedAt < NOTE_EVERY_MS)) {
-      for (const counts of [this.counts, this.unsaved]) addUp(counts, verdicts);
+      for (const counts of [this.counts, this.unsaved]) addUp(counts, judged);
       return;
     }
     this.assertNotAborted();
     await this.pace.ready(this.options.abort);
     let moved: ReadonlySet<string> = new Set();
-    let written = verdicts;
+    let written = judged;
     // While others write, everything that can be done without the lock is done before it is taken.
     const staged = writes.length > 0 && this.pace.contended;
     try {
@@ -220,10 +264,10 @@ class Backfill {
         async (tx) => {
           await this.who.assertUnchanged(tx, this.context);
           // Somebody committed since the snapshot: what was read may be old. Their keys are left out and read again.
-          const others = await this.pace.observe();
-          if (others) {
-            moved = await pager.changedSince(tx, read, new Set(writes.map((write) => write.key)));
-            if (moved.size > 0) written = { ...verdicts, writes: writes.filter((write) => !moved.has(write.key)) };
+          const others = (await this.pace.observe()) !== judged.stamp;
+          if (others && writes.length > 0) {
+            moved = await pager.changedSince(tx, judged.read, new Set(writes.map((write) => write.key)));
+            if (moved.size > 0) written = { ...judged, writes: writes.filter((write) => !moved.has(write.key)) };
           }
           if (!staged && !others && writes.every((write) => !write.exists)) {
             await insertNew(tx, pager.layout, writes);
@@ -235,33 +279,33 @@ class Backfill {
           for (const entry of quarantined) await quarantine(tx, this.context, entry);
           const released = solved.filter((key) => !moved.has(key));
           if (released.length > 0) await release(tx, pager.layout.mapping.name, released);
-          await this.note(tx, pager.layout.mapping.name, written, moved.size === 0 ? cursor : null);
+          await this.note(tx, pager.layout.mapping.name, written, moved.size === 0 ? judged.cursor : null);
         },
         staged ? { before: (tx) => stage(tx, pager.layout, writes) } : {},
       );
     } catch (error) {
       if (!(error instanceof HiveError) || error.code !== "CONSTRAINT" || writes.length === 0) throw error;
-      return this.writeApart(pager, read, verdicts, cursor, error);
+      return this.writeApart(pager, judged, error);
     }
     this.notedAt = clock.monotonic();
     this.unsaved.clear();
     addUp(this.counts, written);
     if (writes.length > 0) this.pace.done(writes.length);
     if (moved.size === 0) return;
+    const stamp = await this.pace.observe();
     const again = await store.snapshot((session) => pager.some(session, [...moved]));
-    await this.settle(pager, again, cursor);
+    await this.settle(pager, { ...EMPTY, ...judgeAll(pager, again), stamp, read: again.legacy, cursor: judged.cursor });
   }
 
   /** One row that the database refuses must not keep back the others: halves, until it stands alone. */
-  private async writeApart(
-    pager: Pager,
-    read: readonly Loaded[],
-    verdicts: Verdicts,
-    cursor: string | null,
-    error: HiveError,
-  ): Promise<void> {
-    const { writes } = verdicts;
+  private async writeApart(pager: Pager, judged: Judged, error: HiveError): Promise<void> {
+    const { writes } = judged;
     const [only] = writes;
+    if (writes.length === 1 && only && !only.exists) {
+      // Related rows can outlive their root when somebody deletes it by hand; if they were in the way, they go.
+      const replacing = { ...only, exists: true, related: only.related.map(() => true) };
+      return this.write(pager, { ...judged, writes: [replacing] });
+    }
     if (writes.length === 1 && only) {
       const entry: Quarantined = {
         mapping: pager.layout.mapping.name,
@@ -270,13 +314,13 @@ class Backfill {
         direction: "up",
         reason: `the database refuses the unified row: ${error.message}`,
       };
-      const solved = verdicts.solved.filter((key) => key !== only.key);
-      const refused = { ...verdicts, writes: [], solved, quarantined: [...verdicts.quarantined, entry] };
-      return this.write(pager, read, refused, cursor);
+      const solved = judged.solved.filter((key) => key !== only.key);
+      return this.write(pager, { ...judged, writes: [], solved, quarantined: [...judged.quarantined, entry] });
     }
     const half = Math.ceil(writes.length / 2);
-    await this.write(pager, read, { ...NOTHING, writes: writes.slice(0, half) }, null);
-    await this.write(pager, read, { ...verdicts, writes: writes.slice(half) }, cursor);
+    const { stamp, read } = judged;
+    await this.write(pager, { ...EMPTY, stamp, read, writes: writes.slice(0, half) });
+    await this.write(pager, { ...judged, writes: writes.slice(half) });
   }
 
   /** The counts since the last note, and how far it is. */
@@ -298,9 +342,11 @@ class Backfill {
     const { store, clock } = this.context;
     const last = this.context.mapping.aggregates.at(-1)?.name === mapping.name;
     await store.transaction("backfill finish", async (tx) => {
-      await this.note(tx, mapping.name, NOTHING, null);
-      await tx.run(sql`UPDATE hive_backfill SET state = 'finished', finished_at = ${isoTime(clock)}
-        WHERE mapping = ${mapping.name} AND agent IN ${among(this.who.agents)}`);
+      await this.note(tx, mapping.name, EMPTY, null);
+      const finished = await tx.run(sql`UPDATE hive_backfill SET state = 'finished', finished_at = ${isoTime(clock)}
+        WHERE mapping = ${mapping.name} AND state = 'running' AND agent IN ${among(this.who.agents)}`);
+      // A flag was changed after the last write: what was written meanwhile may have been missed.
+      if (finished < this.who.agents.length) throw flagsChanged();
       if (!last) return;
       for (const agent of this.who.agents) {
         const after = this.counts.get(agent) ?? { written: 0, unchanged: 0, quarantined: 0 };
@@ -316,6 +362,52 @@ class Backfill {
       hint: "What was written is kept. Run the same command again: it goes on from there.",
     });
   }
+}
+
+/** Reads and judges the legacy aggregates of one mapping, page by page. */
+class PageReader {
+  private readonly context: Context;
+  private readonly pager: Pager;
+  private readonly size = new PageSize();
+
+  constructor(context: Context, pager: Pager) {
+    this.context = context;
+    this.pager = pager;
+  }
+
+  async next(after: Value, stamp: number): Promise<Omit<Judged, "stamp">> {
+    const limit = this.size.rows;
+    const page = await this.context.store.snapshot((session) => this.pager.next(session, after, limit, stamp));
+    this.size.learn(page.legacy);
+    const last = page.legacy.at(-1);
+    return {
+      ...judgeAll(this.pager, page),
+      read: page.legacy,
+      rows: page.legacy.length,
+      cursor: last?.key ?? null,
+      after: last?.keyValue ?? null,
+      more: last !== undefined && page.legacy.length === limit,
+    };
+  }
+}
+
+/** The other end of {@link ReadAhead}: gives what a backfill's own reading would have given, to be sent to it. */
+export async function pageSource(
+  context: Context,
+  agents: readonly string[],
+): Promise<(mapping: string, after: Value, stamp: number) => Promise<unknown>> {
+  const who = await Who.of(context, agents);
+  const layouts = await introspectAll(context);
+  const readers = new Map(
+    layouts.map((layout, i) => {
+      const pager = new Pager(layout, layouts.slice(0, i), who, true);
+      return [layout.mapping.name, new PageReader(context, pager)];
+    }),
+  );
+  return async (mapping, after, stamp) => {
+    const judged = await readers.get(mapping)?.next(after, stamp);
+    return judged && { ...judged, read: [] };
+  };
 }
 
 function judgeAll(pager: Pager, page: Page): Verdicts {

@@ -1,13 +1,22 @@
 import { isoTime } from "../clock.ts";
 import type { Context } from "../context.ts";
 import { HiveError } from "../errors.ts";
-import { listFlags } from "../flags/flags.ts";
+import { listFlags } from "../flags/facts.ts";
 import type { CheckOptions } from "../hive.ts";
 import type { CheckResult, Drift } from "../results.ts";
 import { hasLedger } from "../schema/ledger.ts";
 import type { Session, Value } from "../storage/port.ts";
-import { among, id, sql } from "../storage/sql.ts";
-import { existingKeys, type Layout, type Loaded, loadKeys, pageOfKeys, toAggregate } from "./aggregates.ts";
+import { among, id, join, sql } from "../storage/sql.ts";
+import {
+  existingKeys,
+  type Layout,
+  type Loaded,
+  loadKeys,
+  pageOfKeys,
+  type RelatedLayout,
+  type TableLayout,
+  toAggregate,
+} from "./aggregates.ts";
 import { keyText, resolveAgents } from "./mapping.ts";
 import { Meter } from "./meter.ts";
 import { Pace } from "./pace.ts";
@@ -103,6 +112,26 @@ async function hasUnifiedTables(context: Context): Promise<boolean> {
   return true;
 }
 
+/** A related unified table, and the root tables that its rows may belong to. */
+interface SharedTable {
+  /** The first mapping that has it. */
+  readonly mapping: string;
+  readonly table: RelatedLayout;
+  readonly roots: TableLayout[];
+}
+
+function relatedTables(layouts: readonly Layout[]): SharedTable[] {
+  const tables = new Map<string, SharedTable>();
+  for (const { mapping, unified } of layouts) {
+    for (const table of unified.related) {
+      const known = tables.get(table.table);
+      if (!known) tables.set(table.table, { mapping: mapping.name, table, roots: [unified.root] });
+      else if (!known.roots.some((root) => root.table === unified.root.table)) known.roots.push(unified.root);
+    }
+  }
+  return [...tables.values()];
+}
+
 class Check {
   private readonly context: Context;
   private readonly who: Who;
@@ -113,6 +142,8 @@ class Check {
   private readonly counts = new Map<string, Counts>();
   private readonly drift: Drift[] = [];
   private readonly unrepaired: CheckResult["unrepaired"] = [];
+  /** What was judged to be beyond mapping and is not in quarantine yet: a repair puts it there. */
+  private readonly unlisted: string[] = [];
   private readonly wanted: readonly string[] | null;
   private repaired = 0;
 
@@ -138,7 +169,8 @@ class Check {
           pagers.filter((pager) => pager.layout.unified.root.table === root),
         );
       }
-      if (!this.wanted && this.who.everyone) for (const layout of layouts) await this.orphanPass(session, layout);
+      if (!this.wanted && this.who.everyone)
+        for (const one of relatedTables(layouts)) await this.orphanPass(session, one);
     });
     const sum = total(this.counts.values());
     const drifting = sum.missing + sum.extra + sum.different;
@@ -166,7 +198,7 @@ class Check {
     for (;;) {
       this.assertNotAborted();
       const limit = size.rows;
-      const page: Page = await pager.next(session, after, limit);
+      const page: Page = await pager.next(session, after, limit, 0);
       await this.judgePage(pager, page);
       this.meter.add(page.legacy.length);
       const last = page.legacy.at(-1);
@@ -229,33 +261,41 @@ class Check {
   }
 
   /** Rows of a related unified table whose root row is gone: they belong to no agent any more. */
-  private async orphanPass(session: Session, layout: Layout): Promise<void> {
-    const { root, related } = layout.unified;
-    for (const table of related) {
-      const rows = await session.tuples(sql`SELECT DISTINCT ${id(table.key)} FROM ${id(table.table)} WHERE NOT EXISTS
-        (SELECT 1 FROM ${id(root.table)} WHERE ${id(root.table, root.key)} = ${id(table.table, table.key)})`);
+  private async orphanPass(session: Session, { mapping, table, roots }: SharedTable): Promise<void> {
+    const name = id(table.table);
+    const key = id(table.table, table.key);
+    const rootless = join(
+      roots.map((root) => sql`NOT EXISTS (SELECT 1 FROM ${id(root.table)} WHERE ${id(root.table, root.key)} = ${key})`),
+      " AND ",
+    );
+    let after: Value = null;
+    for (;;) {
+      this.assertNotAborted();
+      const beyond = after === null ? sql`` : sql`${key} > ${after} AND `;
+      const rows = await session.tuples(
+        sql`SELECT DISTINCT ${key} FROM ${name} WHERE ${beyond}${rootless} ORDER BY 1 LIMIT ${KEYS_PER_PAGE}`,
+      );
       const values = rows.map((row) => row[0] ?? null);
-      for (let start = 0; start < values.length; start += KEYS_PER_PAGE) {
-        const some = values.slice(start, start + KEYS_PER_PAGE);
-        for (const value of some) {
-          const key = keyText(value) ?? "";
-          const same = (one: Drift) => one.key === key && one.columns[0]?.table === table.table;
-          if (this.drift.some(same)) continue;
-          const column = { table: table.table, column: table.key, legacy: null, unified: jsonValue(value) };
-          this.add("", "extra");
-          this.report({ mapping: layout.mapping.name, key, agent: "", kind: "extra", columns: [column] });
-        }
-        if (!this.options.repair || this.options.dryRun) continue;
+      for (const value of values) {
+        const text = value === null ? "(NULL key)" : (keyText(value) ?? `(key ${String(value)})`);
+        const column = { table: table.table, column: table.key, legacy: null, unified: jsonValue(value) };
+        this.add("", "extra");
+        this.report({ mapping, key: text, agent: "", kind: "extra", columns: [column] });
+      }
+      if (this.options.repair && !this.options.dryRun && values.length > 0) {
         await this.pace.observe();
         await this.pace.ready(this.options.abort);
         this.repaired += await this.context.store.transaction("repair", async (tx) => {
           await this.who.assertUnchanged(tx, this.context);
-          await tx.run(sql`DELETE FROM ${id(table.table)} WHERE ${id(table.key)} IN ${among(some)} AND NOT EXISTS
-            (SELECT 1 FROM ${id(root.table)} WHERE ${id(root.table, root.key)} = ${id(table.table, table.key)})`);
-          return some.length;
+          // A foreign key that is NULL is not IN anything.
+          const or = values.includes(null) ? sql`OR ${key} IS NULL` : sql``;
+          await tx.run(sql`DELETE FROM ${name} WHERE (${key} IN ${among(values)} ${or}) AND ${rootless}`);
+          return values.length;
         });
-        this.pace.done(some.length);
+        this.pace.done(values.length);
       }
+      if (values.length < KEYS_PER_PAGE) return;
+      after = values.at(-1) ?? null;
     }
   }
 
@@ -273,6 +313,7 @@ class Check {
       return false;
     }
     if (judgement.kind === "quarantined" || inQuarantine) {
+      if (!inQuarantine) this.unlisted.push(key);
       this.add(agent, "quarantined");
       return false;
     }
@@ -311,7 +352,18 @@ class Check {
   }
 
   private async repair(pager: Pager, keys: readonly string[]): Promise<void> {
-    if (!this.options.repair || this.options.dryRun || keys.length === 0) return;
+    const unlisted = this.unlisted.splice(0);
+    if (!this.options.repair || this.options.dryRun) return;
+    await this.settle(pager, keys, (settled, slice) => this.settled(settled, slice));
+    await this.settle(pager, unlisted);
+  }
+
+  private async settle(
+    pager: Pager,
+    keys: readonly string[],
+    note?: (settled: Settled, keys: readonly string[]) => void,
+  ): Promise<void> {
+    await this.context.signal?.("check:judged");
     let done = 0;
     while (done < keys.length) {
       this.assertNotAborted();
@@ -323,7 +375,7 @@ class Check {
         reason: this.options.reason,
       });
       this.pace.done(slice.length);
-      this.settled(settled, slice);
+      note?.(settled, slice);
       done += slice.length;
     }
   }
@@ -348,7 +400,7 @@ class Check {
         for (const agent of this.who.agents) {
           const counts = this.counts.get(agent) ?? NO_COUNTS;
           const mended = this.repaired > 0 && this.unrepaired.length === 0;
-          const found = mended ? { ...counts, missing: 0, extra: 0, different: 0 } : counts;
+          const found = mended ? afterRepair(counts) : counts;
           await tx.run(sql`INSERT INTO hive_checks
               (agent, at, compared, identical, missing, extra, different, in_flight, quarantined)
             VALUES (${agent}, ${at}, ${found.compared}, ${found.identical}, ${found.missing}, ${found.extra},
@@ -380,6 +432,13 @@ const UNRECORDABLE: ReadonlySet<string> = new Set([
   "DISK_FULL",
   "GUARD_REFUSED",
 ]);
+
+/** What the check would have counted had it come after the repair. */
+function afterRepair(counts: Counts): Counts {
+  const { compared, identical, missing, extra, different } = counts;
+  const now = { compared: compared - extra, identical: identical + missing + different };
+  return { ...counts, ...now, missing: 0, extra: 0, different: 0 };
+}
 
 /** Seen from the side that leads: what the other one lacks is missing there, what it has besides is extra. */
 function driftKind(

@@ -3,7 +3,7 @@ import { dirname, resolve } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import type { Settings } from "../config.ts";
 import { HiveError, nearest } from "../errors.ts";
-import type { PlatformMapping } from "./mapping.ts";
+import type { Aggregate, AggregateMapping, PlatformMapping } from "./mapping.ts";
 
 type Presets = { readonly [name: string]: () => Promise<PlatformMapping> };
 
@@ -32,7 +32,31 @@ export async function loadPlatformMapping(
     });
   }
   const mapping = checked(exports.default ?? exports.mapping, path);
-  return withMigrationsFrom(dirname(path), mapping);
+  return withMigrationsFrom(dirname(path), { ...mapping, aggregates: mapping.aggregates.map(blamed) });
+}
+
+/** `up` and `down` may throw; what the others throw would be taken for a failure of hive. */
+function blamed(aggregate: AggregateMapping): AggregateMapping {
+  const guard = <T>(method: string, ask: (rows: Aggregate) => T) => ({
+    enumerable: true,
+    value: (rows: Aggregate): T => {
+      try {
+        return ask(rows);
+      } catch (cause) {
+        const reason = cause instanceof Error ? `${cause.name}: ${cause.message}` : String(cause);
+        throw new HiveError("MAPPING_INVALID", `\`${method}\` of the mapping "${aggregate.name}" failed: ${reason}`, {
+          hint: "It has to answer for every row, however dirty: only `up` and `down` may refuse one.",
+          details: { mapping: aggregate.name, method, tables: Object.keys(rows) },
+          cause,
+        });
+      }
+    },
+  });
+  return Object.create(aggregate, {
+    agent: guard("agent", (rows) => aggregate.agent(rows)),
+    unifiedAgent: guard("unifiedAgent", (rows) => aggregate.unifiedAgent(rows)),
+    owns: guard("owns", (rows) => aggregate.owns(rows)),
+  });
 }
 
 function modulePath(settings: Pick<Settings, "mapping" | "baseDirectory">, presets: readonly string[]): string {

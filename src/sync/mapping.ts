@@ -140,6 +140,13 @@ export function defineMapping(mapping: PlatformMapping): PlatformMapping {
   return mapping;
 }
 
+/** Sets a column whatever its name: assigning `__proto__` would set the prototype and lose the value. */
+export function setColumn(row: { [column: string]: Value }, column: string, value: Value): void {
+  if (column === "__proto__") {
+    Object.defineProperty(row, column, { value, enumerable: true, configurable: true, writable: true });
+  } else row[column] = value;
+}
+
 /** The text of an aggregate's key: equal on both sides. Null for what cannot be a key. */
 export function keyText(value: Value | undefined): string | null {
   if (typeof value === "string") return value;

@@ -24,6 +24,7 @@ export class Pace {
   private lastSliceAt = Number.NEGATIVE_INFINITY;
   private lastHeldMs = 0;
   private size = FIRST_SLICE;
+  private seen = 0;
 
   constructor(store: Store, clock: Clock, budget: number) {
     this.store = store;
@@ -40,14 +41,14 @@ export class Pace {
     return this.clock.monotonic() < this.contendedUntil;
   }
 
-  /** Whether another process has committed since this was last asked. */
-  async observe(): Promise<boolean> {
-    const others = await this.store.othersCommitted();
-    if (others) {
+  /** Looks for commits of others. The number grows with every look that found one: equal numbers, same data. */
+  async observe(): Promise<number> {
+    if (await this.store.othersCommitted()) {
+      this.seen += 1;
       if (!this.contended) this.size = Math.min(this.size, FIRST_SLICE);
       this.contendedUntil = this.clock.monotonic() + CONTENDED_FOR_MS;
     }
-    return others;
+    return this.seen;
   }
 
   /** Waits until the next slice may take the lock. */

@@ -1,6 +1,6 @@
-import type { ChangeOptions, Context } from "../context.ts";
+import type { Context } from "../context.ts";
 import { HiveError } from "../errors.ts";
-import { listFlags } from "../flags/flags.ts";
+import { listFlags } from "../flags/facts.ts";
 import type { Session, Tuple, Value } from "../storage/port.ts";
 import { among, id, sql } from "../storage/sql.ts";
 import {
@@ -12,6 +12,7 @@ import {
   loadKeys,
   loadPage,
   loadWithoutKey,
+  SortedCopies,
   toAggregate,
 } from "./aggregates.ts";
 import { compareDown, compareUp, type DownVerdict, projectUp, type UpVerdict } from "./projection.ts";
@@ -64,15 +65,6 @@ export async function countRoots(context: Context, layouts: readonly Layout[]): 
   return total;
 }
 
-/** How operations wait for each other. */
-export function lockOptions(context: Context, options: ChangeOptions, purpose: string) {
-  return {
-    timeoutMs: options.lockTimeoutMs ?? context.settings.lockTimeoutSeconds * 1000,
-    purpose,
-    ...(options.onWait ? { onWait: options.onWait } : {}),
-  };
-}
-
 /** The agents that an operation is about, and which side leads for each agent. As they were when it was made. */
 export class Who {
   readonly agents: readonly string[];
@@ -102,9 +94,7 @@ export class Who {
    */
   async assertUnchanged(tx: Session, context: Context): Promise<void> {
     if ((await readFlags(context, tx)) === this.flags) return;
-    throw new HiveError("GUARD_REFUSED", "The flags of an agent were changed while this command was running.", {
-      hint: "What was written before is right and kept. Run the command again.",
-    });
+    throw flagsChanged();
   }
 
   leads(agent: string): "legacy" | "unified" {
@@ -125,6 +115,12 @@ export class Who {
   }
 }
 
+export function flagsChanged(): HiveError {
+  return new HiveError("GUARD_REFUSED", "The flags of an agent were changed while this command was running.", {
+    hint: "What was written before is right and kept. Run the command again.",
+  });
+}
+
 async function readFlags(context: Context, session: Session): Promise<string> {
   if ((await context.store.table("hive_flags", session)) === null) return "";
   const rows = await session.all(
@@ -139,6 +135,7 @@ export class Pager {
   private readonly who: Who;
   private readonly earlier: readonly Layout[];
   private readonly ledger: boolean;
+  private readonly copies = new SortedCopies();
 
   /** `earlier`: the mappings of higher precedence. `ledger`: whether hive's tables are there. */
   constructor(layout: Layout, earlier: readonly Layout[], who: Who, ledger: boolean) {
@@ -148,8 +145,10 @@ export class Pager {
     this.ledger = ledger;
   }
 
-  async next(session: Session, after: Value, limit: number): Promise<Page> {
-    const legacy = await loadPage(session, this.layout.legacy, after, limit);
+  /** `stamp`: equal ones promise that nobody has committed in between. */
+  async next(session: Session, after: Value, limit: number, stamp: number): Promise<Page> {
+    this.copies.page(stamp);
+    const legacy = await loadPage(session, this.layout.legacy, after, limit, this.copies);
     const keys: string[] = [];
     for (const one of legacy) if (one.key !== null) keys.push(one.key);
     return this.around(session, legacy, keys);
@@ -232,8 +231,9 @@ export class Pager {
     return verdict.kind === "same" ? { kind: "same", key, agent } : { kind: "down", key, agent, write: verdict };
   }
 
-  /** Of these aggregates, the keys of those that are no longer as they were read. */
+  /** Of these keys, those whose aggregates are no longer as they were read; also those that were not read here. */
   async changedSince(tx: Session, read: readonly Loaded[], keys: ReadonlySet<string>): Promise<ReadonlySet<string>> {
+    if (read.length === 0) return keys;
     const now = new Map((await loadKeys(tx, this.layout.legacy, [...keys])).map((one) => [one.key, one]));
     const changed = new Set<string>();
     for (const one of read) {
@@ -278,7 +278,7 @@ function unnamed(key: Value): string {
   return key instanceof Uint8Array ? `(binary key ${Buffer.from(key).toString("hex")})` : `(key ${String(key)})`;
 }
 
-const PAGE_BYTES = 4_000_000;
+const PAGE_BYTES = 500_000;
 const MOST_ROWS = 512;
 
 /** How many root rows are read at once: so that a page stays near {@link PAGE_BYTES} however long the rows are. */

@@ -2,6 +2,7 @@ import type { Context } from "../context.ts";
 import { HiveError, nearest } from "../errors.ts";
 import type { MappingTestOptions } from "../hive.ts";
 import type { MappingTestResult } from "../results.ts";
+import type { Tuple } from "../storage/port.ts";
 import {
   introspect,
   type Layout,
@@ -10,9 +11,12 @@ import {
   loadPage,
   loadWithoutKey,
   missingColumns,
+  type SideLayout,
+  type TableLayout,
   toAggregate,
 } from "./aggregates.ts";
-import { type Aggregate, type AggregateMapping, type DataRow, MappingError, sameValue } from "./mapping.ts";
+import { type Aggregate, type AggregateMapping, type ColumnKind, type DataRow, sameValue } from "./mapping.ts";
+import { mappingReason, projectUp, type Rows } from "./projection.ts";
 import { jsonValue } from "./settle.ts";
 
 type Sample = MappingTestResult["samples"][number];
@@ -81,18 +85,36 @@ function sample(layout: Layout, loaded: Loaded): Sample {
     back: null,
     roundTrip: false,
   };
+  const projected = projectUp(layout, loaded, legacy);
+  if ("reason" in projected) return { ...outcome, reason: projected.reason };
+  const unified = stored(layout.unified, mapping.unified, projected.rows);
+  outcome.unified = readable(unified);
   try {
-    const unified = mapping.up(legacy);
-    outcome.unified = readable(unified);
     const back = mapping.down(unified, null);
     outcome.back = readable(back);
     outcome.roundTrip = sameAggregate(back, legacy);
     outcome.outcome = "mapped";
   } catch (error) {
-    outcome.reason = error instanceof Error ? error.message : String(error);
-    if (!(error instanceof MappingError)) outcome.reason = `the mapping failed on it: ${outcome.reason}`;
+    outcome.reason = mappingReason(error, mapping.name);
   }
   return outcome;
+}
+
+/** The rows as they will be read again: only declared columns, in the order of their key, with whole numbers exact. */
+function stored(side: SideLayout, kinds: AggregateMapping["unified"], rows: Rows): Aggregate {
+  const exact = (table: TableLayout, columns: Readonly<Record<string, ColumnKind>>, row: Tuple): Tuple =>
+    row.map((value, i) => {
+      const whole = typeof value === "number" && Number.isSafeInteger(value);
+      return whole && columns[table.columns[i] ?? ""] === "integer" ? BigInt(value) : value;
+    });
+  return toAggregate(side, {
+    key: null,
+    keyValue: null,
+    root: exact(side.root, kinds.root.columns, rows.root),
+    related: side.related.map((table, i) =>
+      (rows.related[i] ?? []).map((row) => exact(table, kinds.related[i]?.columns ?? {}, row)),
+    ),
+  });
 }
 
 /** Whether every row that the way back gives is exactly one that was there; tables it does not give keep theirs. */

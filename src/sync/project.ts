@@ -7,7 +7,7 @@ import { keyText, resolveAgents } from "./mapping.ts";
 import { Meter } from "./meter.ts";
 import { Pace } from "./pace.ts";
 import { introspectAll, Pager, Who } from "./page.ts";
-import { lossesOf } from "./projection.ts";
+import { type WayBack, wayBack } from "./projection.ts";
 import { type Settled, settle } from "./settle.ts";
 
 export interface ProjectDownOptions extends ChangeOptions {
@@ -58,10 +58,11 @@ export async function projectDown(context: Context, options: ProjectDownOptions)
         const values = await pageOfKeys(session, root, from, KEYS_PER_PAGE);
         return { values, work: await workOf(session, own, values) };
       });
-      for (const { pager, keys, unchanged, quarantined } of page.work) {
+      for (const { pager, keys, differing, unchanged, quarantined } of page.work) {
         result.unchanged += unchanged;
         if (options.dryRun) {
-          result.projected += keys.length;
+          result.projected += differing;
+          result.unchanged += keys.length - differing - quarantined;
           result.quarantined += quarantined;
           continue;
         }
@@ -101,6 +102,8 @@ interface Work {
   readonly pager: Pager;
   /** What has to be written, kept or quarantined. */
   readonly keys: readonly string[];
+  /** Of these: what has to be written on the legacy side. */
+  readonly differing: number;
   readonly unchanged: number;
   readonly quarantined: number;
 }
@@ -131,6 +134,7 @@ async function workOf(session: Session, pagers: readonly Pager[], values: readon
     const page = await pager.some(session, [...some]);
     const legacy = new Map(page.legacy.map((one) => [one.key, one]));
     const keys: string[] = [];
+    let differing = 0;
     let unchanged = 0;
     let quarantined = 0;
     for (const [key, unified] of page.unified) {
@@ -138,12 +142,17 @@ async function workOf(session: Session, pagers: readonly Pager[], values: readon
       const judgement = one ? pager.judge(page, one) : pager.judgeAlone(unified);
       if (judgement === null) continue;
       if (judgement.kind === "quarantined") quarantined += 1;
-      if (judgement.kind === "same" && one && lossesOf(pager.layout, one, unified).length === 0) unchanged += 1;
+      if (judgement.kind === "down") differing += 1;
+      if (judgement.kind === "same" && one && isSettled(wayBack(pager.layout, one, unified))) unchanged += 1;
       else keys.push(key);
     }
-    work.push({ pager, keys, unchanged, quarantined });
+    work.push({ pager, keys, differing, unchanged, quarantined });
   }
   return work;
+}
+
+function isSettled({ losses, renewed }: WayBack): boolean {
+  return losses.length === 0 && renewed === null;
 }
 
 function assertNotAborted(options: ChangeOptions): void {

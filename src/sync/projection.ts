@@ -1,7 +1,15 @@
 import type { Tuple, Value } from "../storage/port.ts";
 import type { Layout, RelatedLayout } from "./aggregates.ts";
-import { type Loaded, type SideLayout, type TableLayout, toAggregate, toTuple } from "./aggregates.ts";
-import { type Aggregate, type ColumnKind, type DataRow, keyText, MappingError, sameValue } from "./mapping.ts";
+import { keyIn, type Loaded, type SideLayout, type TableLayout, toAggregate, toTuple } from "./aggregates.ts";
+import {
+  type Aggregate,
+  type ColumnKind,
+  type DataRow,
+  keyText,
+  MappingError,
+  sameValue,
+  setColumn,
+} from "./mapping.ts";
 
 /**
  * What one aggregate should be on the other side, against what is there. Pure: reading and writing are elsewhere, and
@@ -17,6 +25,8 @@ export interface Rows {
 export interface ColumnDifference {
   readonly table: string;
   readonly column: string;
+  /** Which row of a related table that can have several: `order_no=A-1002`. */
+  readonly row?: string;
   readonly legacy: Value;
   readonly unified: Value;
 }
@@ -24,7 +34,7 @@ export interface ColumnDifference {
 export type UpVerdict =
   | { readonly kind: "quarantined"; readonly reason: string }
   | { readonly kind: "same" }
-  /** `related` says for which related tables rows differ (by position); `exists` whether the root row is there. */
+  /** `related` says which related tables have to be written (by position); `exists` whether the root row is there. */
   | { readonly kind: "write"; readonly rows: Rows; readonly exists: boolean; readonly related: readonly boolean[] };
 
 export type DownVerdict =
@@ -45,15 +55,23 @@ export interface LegacyChange {
 /** The unified rows of a legacy aggregate (`aggregate` is what was loaded, by name), or why there are none. */
 export function projectUp(layout: Layout, legacy: Loaded, aggregate: Aggregate): { rows: Rows } | { reason: string } {
   let result: Aggregate;
+  let tuple: Tuple;
+  let related: Tuple[][];
   try {
     result = layout.mapping.up(aggregate);
+    const [root, ...more] = result[layout.unified.root.table] ?? [];
+    if (result instanceof Promise) return { reason: "the mapping gave a promise: `up` must not be asynchronous" };
+    if (root === undefined) return { reason: `the mapping gave no row for ${layout.unified.root.table}` };
+    if (more.length > 0) return { reason: `the mapping gave several rows for ${layout.unified.root.table}` };
+    tuple = exactTuple(layout.unified.root, root);
+    related = layout.unified.related.map((table) =>
+      (result[table.table] ?? []).map((row) => exactTuple(table, row)).sort(byIdentity(table)),
+    );
+    refuseOtherTables(result, layout.unified);
   } catch (error) {
     return { reason: mappingReason(error, layout.mapping.name) };
   }
-  const root = result[layout.unified.root.table]?.[0];
-  if (root === undefined) return { reason: `the mapping gave no row for ${layout.unified.root.table}` };
-  const tuple = toTuple(layout.unified.root, root);
-  if (keyText(tuple[layout.unified.root.keyAt]) !== legacy.key) {
+  if (legacy.key === null || keyText(tuple[layout.unified.root.keyAt]) !== legacy.key) {
     return {
       reason:
         legacy.key === null
@@ -61,14 +79,72 @@ export function projectUp(layout: Layout, legacy: Loaded, aggregate: Aggregate):
           : `the mapping changed its key to ${String(tuple[layout.unified.root.keyAt])}`,
     };
   }
-  const related = layout.unified.related.map((table) =>
-    (result[table.table] ?? []).map((row) => toTuple(table, row)).sort(byIdentity(table)),
-  );
+  const { root } = layout.unified;
+  if (keyIn(root, legacy.key) === null) return { reason: noWholeNumber(root, legacy.key) };
+  for (const [i, table] of layout.unified.related.entries()) {
+    // It would be written to another aggregate, or to none.
+    const stray = related[i]?.find((row) => keyText(row[table.keyAt]) !== legacy.key);
+    if (stray) return { reason: strayReason(table, stray[table.keyAt]) };
+  }
   return { rows: { root: tuple, related } };
 }
 
+function noWholeNumber(root: TableLayout, key: string): string {
+  return `${root.table}.${root.key} holds whole numbers only, and the key "${key}" is none`;
+}
+
+function strayReason(table: TableLayout, key: Value | undefined): string {
+  return `the mapping gave a row for ${table.table} whose ${table.key} is ${String(key)}: not the aggregate's own key`;
+}
+
+/**
+ * A row by position, refusing what would not be stored as it was given: a value that no column can hold, or one for a
+ * column that the mapping does not declare or the table lacks, which would be lost without a word.
+ */
+function exactTuple(table: TableLayout, row: DataRow): Tuple {
+  const tuple = toTuple(table, row);
+  let given = 0;
+  for (let i = 0; i < tuple.length; i++) {
+    const column = table.columns[i] ?? "";
+    refuseUnstorable(table, column, tuple[i]);
+    if (row[column] !== undefined) given += 1;
+  }
+  if (Object.keys(row).length === given) return tuple;
+  for (const column in row) {
+    if ((row[column] ?? null) !== null && !table.columns.includes(column)) {
+      throw new MappingError(
+        `the mapping gave ${table.table}.${column}, which ${
+          table.missing.includes(column) ? "the table lacks" : "it does not declare among the columns"
+        }`,
+      );
+    }
+  }
+  return tuple;
+}
+
+/** The types say it, but a mapping may be written in JavaScript. */
+function refuseUnstorable(table: TableLayout, column: string, value: unknown): void {
+  if (value === null || typeof value === "string") return;
+  if (typeof value === "bigint" ? BigInt.asIntN(64, value) === value : typeof value === "number") {
+    if (!Number.isNaN(value)) return;
+  } else if (value instanceof Uint8Array) return;
+  const what = typeof value === "object" ? "an object" : typeof value === "bigint" ? `${value}` : String(value);
+  throw new MappingError(
+    `the mapping gave ${what} for ${table.table}.${column}: a column holds a text, a bigint of 64 bits, a number, bytes or null`,
+  );
+}
+
+function refuseOtherTables(result: Aggregate, side: SideLayout): void {
+  for (const table in result) {
+    if (table === side.root.table || side.related.some((one) => one.table === table)) continue;
+    if ((result[table]?.length ?? 0) > 0) {
+      throw new MappingError(`the mapping gave rows for ${table}, which is none of its tables`);
+    }
+  }
+}
+
 /** A mapping may only refuse with MappingError; anything else is a defect in it, but must not stop the rest either. */
-function mappingReason(error: unknown, mapping: string): string {
+export function mappingReason(error: unknown, mapping: string): string {
   if (error instanceof MappingError || (error instanceof Error && error.name === "MappingError")) return error.message;
   const message = error instanceof Error ? `${error.name}: ${error.message}` : String(error);
   return `the mapping "${mapping}" failed on it: ${message}`;
@@ -89,20 +165,56 @@ export function compareUp(
   }
   const kinds = layout.mapping.unified;
   const rootSame = sameTuple(layout.unified.root, kinds.root.columns, rows.root, unified.root);
-  const related = layout.unified.related.map(
-    (table, i) => !sameRows(table, kinds.related[i]?.columns ?? {}, rows.related[i] ?? [], unified.related[i] ?? []),
+  const relatedSame = layout.unified.related.every((table, i) =>
+    sameRows(table, kinds.related[i]?.columns ?? {}, rows.related[i] ?? [], unified.related[i] ?? []),
   );
-  if (rootSame && !related.includes(true)) return { kind: "same" };
-  return { kind: "write", rows, exists: true, related };
+  if (rootSame && relatedSame) return { kind: "same" };
+  // All of them or none: a row of one may refer to a row of another.
+  return { kind: "write", rows, exists: true, related: layout.unified.related.map(() => !relatedSame) };
 }
 
 function sameRows(
-  table: TableLayout,
+  table: RelatedLayout,
   kinds: Readonly<Record<string, ColumnKind>>,
   expected: readonly Tuple[],
   actual: readonly Tuple[],
 ): boolean {
-  return expected.length === actual.length && expected.every((row, i) => sameTuple(table, kinds, row, actual[i] ?? []));
+  if (expected.length !== actual.length) return false;
+  if (expected.every((row, i) => sameTuple(table, kinds, row, actual[i] ?? []))) return true;
+  // The database may order them otherwise (its collation, NULL): what counts is which rows there are.
+  return pairs(table, expected, actual).every(([a, b]) => a && b && sameTuple(table, kinds, a, b));
+}
+
+/** Related rows of both sides by what identifies them; a row without its counterpart stands alone. */
+function pairs(
+  table: RelatedLayout,
+  expected: readonly Tuple[],
+  actual: readonly Tuple[],
+): [Tuple | undefined, Tuple | undefined][] {
+  const positions = table.identity.map((column) => table.columns.indexOf(column));
+  const identify = (row: Tuple) => identityText(positions.map((at) => row[at]));
+  const there = new Map<string, Tuple[]>();
+  for (const row of actual) {
+    const same = there.get(identify(row));
+    if (same) same.push(row);
+    else there.set(identify(row), [row]);
+  }
+  const found: [Tuple | undefined, Tuple | undefined][] = expected.map((row) => [
+    row,
+    there.get(identify(row))?.shift(),
+  ]);
+  for (const rows of there.values()) for (const row of rows) found.push([undefined, row]);
+  return found;
+}
+
+/** Equal for values that the database takes for the same key; text and whole numbers as {@link keyText} does. */
+function identityText(values: readonly (Value | undefined)[]): string {
+  return JSON.stringify(
+    values.map((value) => {
+      if (value instanceof Uint8Array) return { bytes: Array.from(value) };
+      return keyText(value) ?? (typeof value === "number" ? { real: String(value) } : null);
+    }),
+  );
 }
 
 function sameTuple(
@@ -120,14 +232,25 @@ function sameTuple(
   return true;
 }
 
-/** Agents in other languages write the same JSON with other spaces and in another order of keys. */
+/**
+ * Agents in other languages write the same JSON with other spaces and in another order of keys. Numbers beyond what
+ * JSON.parse keeps exactly are never called the same.
+ */
 function sameJson(a: Value | undefined, b: Value | undefined): boolean {
-  if (typeof a !== "string" || typeof b !== "string") return false;
+  const left = jsonText(a);
+  const right = jsonText(b);
+  if (left === null || right === null || /\d{16}/.test(left)) return false;
   try {
-    return deepEqual(JSON.parse(a), JSON.parse(b)) && !/\d{16}/.test(a);
+    return deepEqual(JSON.parse(left), JSON.parse(right));
   } catch {
     return false;
   }
+}
+
+/** A bare number becomes a number in a column that some other tool declared JSON (SQLite: NUMERIC). */
+function jsonText(value: Value | undefined): string | null {
+  if (typeof value === "string") return value;
+  return typeof value === "bigint" || typeof value === "number" ? String(value) : null;
 }
 
 function deepEqual(a: unknown, b: unknown): boolean {
@@ -147,23 +270,31 @@ export function differencesUp(layout: Layout, rows: Rows, unified: Loaded): Colu
     const expected = rows.related[i] ?? [];
     const actual = unified.related[i] ?? [];
     const columns = kinds.related[i]?.columns ?? {};
-    const count = Math.max(expected.length, actual.length);
-    for (let at = 0; at < count; at++) {
-      const left = expected[at];
-      const right = actual[at];
-      if (left && right) differences.push(...tupleDifferences(table, columns, left, right));
-      else {
-        const key = (left ?? right)?.[table.keyAt] ?? null;
-        differences.push({
-          table: table.table,
-          column: table.key,
-          legacy: left ? key : null,
-          unified: right ? key : null,
-        });
+    for (const [left, right] of pairs(table, expected, actual)) {
+      if (left && right) {
+        const row = rowName(table, left);
+        for (const one of tupleDifferences(table, columns, left, right)) differences.push(row ? { ...one, row } : one);
+      } else {
+        for (const column of naming(table)) {
+          const at = table.columns.indexOf(column);
+          differences.push({ table: table.table, column, legacy: left?.[at] ?? null, unified: right?.[at] ?? null });
+        }
       }
     }
   });
   return differences;
+}
+
+/** The columns that tell which row it is: of a table that has at most one row for each aggregate, the foreign key. */
+function naming(table: RelatedLayout): readonly string[] {
+  const own = table.identity.filter((column) => column !== table.key);
+  return own.length > 0 ? own : [table.key];
+}
+
+function rowName(table: RelatedLayout, row: Tuple): string | undefined {
+  const own = naming(table).filter((column) => column !== table.key);
+  if (own.length === 0) return undefined;
+  return own.map((column) => `${column}=${String(row[table.columns.indexOf(column)] ?? "NULL")}`).join(", ");
 }
 
 function tupleDifferences(
@@ -185,29 +316,34 @@ function tupleDifferences(
 /** What has to be written on the legacy side so that it is what the unified side says. */
 export function compareDown(layout: Layout, unified: Loaded, legacy: Loaded | undefined): DownVerdict {
   const current = legacy ? toAggregate(layout.legacy, legacy) : null;
-  let result: Aggregate;
-  try {
-    result = layout.mapping.down(toAggregate(layout.unified, unified), current);
-  } catch (error) {
-    return { kind: "quarantined", reason: mappingReason(error, layout.mapping.name) };
-  }
-  const root = result[layout.legacy.root.table]?.[0];
-  if (root === undefined)
-    return { kind: "quarantined", reason: `the mapping gave no row for ${layout.legacy.root.table}` };
-  if (keyText(root[layout.legacy.root.key]) !== unified.key) {
-    return { kind: "quarantined", reason: `the mapping changed its key to ${String(root[layout.legacy.root.key])}` };
-  }
-  if (layout.legacy.root.keyType === "integer" && typeof root[layout.legacy.root.key] !== "bigint") {
-    return {
-      kind: "quarantined",
-      reason: `${layout.legacy.root.table}.${layout.legacy.root.key} holds whole numbers only, and the key "${unified.key}" is none`,
-    };
-  }
+  const refuse = (reason: string): DownVerdict => ({ kind: "quarantined", reason });
+  const { root, related } = layout.legacy;
   const changes: LegacyChange[] = [];
-  rowChanges(layout.legacy.root, [layout.legacy.root.key], [root], current?.[layout.legacy.root.table] ?? [], changes);
-  for (const table of layout.legacy.related) {
-    const rows = result[table.table];
-    if (rows) rowChanges(table, table.identity, rows, current?.[table.table] ?? [], changes);
+  try {
+    const result = layout.mapping.down(toAggregate(layout.unified, unified), current);
+    const [row, ...more] = result[root.table] ?? [];
+    if (row === undefined) return refuse(`the mapping gave no row for ${root.table}`);
+    if (more.length > 0) return refuse(`the mapping gave several rows for ${root.table}`);
+    if (unified.key === null || keyText(row[root.key]) !== unified.key) {
+      return refuse(`the mapping changed its key to ${String(row[root.key])}`);
+    }
+    const key = keyIn(root, unified.key);
+    if (key === null) return refuse(noWholeNumber(root, unified.key));
+    // Of the same text, but perhaps not of the same type: a text or a number for an INTEGER column.
+    const named = { ...row, [root.key]: legacy?.keyValue ?? key };
+    rowChanges(root, [root.key], [named], current?.[root.table] ?? [], changes);
+    for (const table of related) {
+      const rows = result[table.table];
+      if (!rows) continue;
+      // It would be written to another aggregate, or to none.
+      const stray = rows.find((one) => keyText(one[table.key]) !== unified.key);
+      if (stray) return refuse(strayReason(table, stray[table.key]));
+      // The columns that identify a row need only do so within its aggregate.
+      const identity = [...new Set([table.key, ...table.identity])];
+      rowChanges(table, identity, rows, current?.[table.table] ?? [], changes);
+    }
+  } catch (error) {
+    return refuse(mappingReason(error, layout.mapping.name));
   }
   return changes.length === 0 ? { kind: "same" } : { kind: "write", changes };
 }
@@ -219,25 +355,33 @@ function rowChanges(
   actual: readonly DataRow[],
   changes: LegacyChange[],
 ): void {
-  const identify = (row: DataRow) => JSON.stringify(identity.map((column) => keyText(row[column])));
+  const identify = (row: DataRow) => identityText(identity.map((column) => row[column]));
   const there = new Map(actual.map((row) => [identify(row), row]));
+  const given = new Set<string>();
+  const writes: LegacyChange[] = [];
   for (const row of expected) {
-    const present = there.get(identify(row));
-    there.delete(identify(row));
+    const name = identify(row);
+    if (given.has(name)) throw new MappingError(`the mapping gave two rows for ${table.table} that are called alike`);
+    given.add(name);
+    const present = there.get(name);
+    there.delete(name);
     const set: Record<string, Value> = {};
     for (const [column, value] of Object.entries(row)) {
-      // A column that this table lacks: it read as NULL on the way up.
-      if (!table.types.has(column)) continue;
-      if (present === undefined || !sameValue(present[column], value)) set[column] = value;
+      // Absent: it keeps its value. A column that this table lacks: it read as NULL on the way up.
+      if (value === undefined || !table.types.has(column)) continue;
+      refuseUnstorable(table, column, value);
+      if (present === undefined || !sameValue(present[column], value)) setColumn(set, column, value);
     }
-    if (present === undefined) changes.push({ table: table.table, action: "insert", where: {}, set });
+    if (present === undefined) writes.push({ table: table.table, action: "insert", where: {}, set });
     else if (Object.keys(set).length > 0) {
-      changes.push({ table: table.table, action: "update", where: pick(present, identity), set });
+      writes.push({ table: table.table, action: "update", where: pick(present, identity), set });
     }
   }
   for (const row of there.values()) {
     changes.push({ table: table.table, action: "delete", where: pick(row, identity), set: {} });
   }
+  // After the deletes: a row that is called otherwise now may have values that have to be unique.
+  changes.push(...writes);
 }
 
 function pick(row: DataRow, columns: readonly string[]): DataRow {
@@ -250,15 +394,29 @@ export function differencesDown(
   legacy: Loaded | undefined,
   side: SideLayout,
 ): ColumnDifference[] {
-  const current = legacy ? (toAggregate(side, legacy)[side.root.table]?.[0] ?? {}) : {};
-  return changes.flatMap((change) =>
-    Object.entries(change.set).map(([column, unified]) => ({
-      table: change.table,
+  const current = legacy ? toAggregate(side, legacy) : {};
+  return changes.flatMap((change): ColumnDifference[] => {
+    const table = side.related.find((one) => one.table === change.table);
+    const isThis = (row: DataRow) =>
+      Object.entries(change.where).every(([column, value]) => sameValue(row[column], value));
+    const before = change.action === "insert" ? {} : (current[change.table]?.find(isThis) ?? {});
+    if (table === undefined || change.action === "update") {
+      const row = table && rowName(table, toTuple(table, before));
+      return Object.entries(change.set).map(([column, unified]) => ({
+        table: change.table,
+        column,
+        legacy: before[column] ?? null,
+        unified,
+        ...(row ? { row } : {}),
+      }));
+    }
+    return naming(table).map((column) => ({
+      table: table.table,
       column,
-      legacy: change.table === side.root.table ? (current[column] ?? null) : null,
-      unified,
-    })),
-  );
+      legacy: before[column] ?? null,
+      unified: change.set[column] ?? null,
+    }));
+  });
 }
 
 function byIdentity(table: RelatedLayout): (a: Tuple, b: Tuple) => number {
@@ -275,20 +433,28 @@ function byIdentity(table: RelatedLayout): (a: Tuple, b: Tuple) => number {
   };
 }
 
-/**
- * The unified columns (as `table.column`) whose values the legacy rows do not give back: what would be lost on the way
- * down. Notes that the mapping keeps for itself do not count.
- */
-export function lossesOf(layout: Layout, legacy: Loaded, unified: Loaded): string[] {
+/** What the legacy rows, as they are, say of unified ones that were carried down to them. */
+export interface WayBack {
+  /** Unified columns (as `table.column`) whose values they do not give back. Notes that the mapping keeps do not count. */
+  readonly losses: readonly string[];
+  /** Where the notes are all that differs: the unified rows with new ones. */
+  readonly renewed: Rows | null;
+}
+
+export function wayBack(layout: Layout, legacy: Loaded, unified: Loaded): WayBack {
   const projected = projectUp(layout, legacy, toAggregate(layout.legacy, legacy));
-  if ("reason" in projected) return [`anything (${projected.reason})`];
+  if ("reason" in projected) return { losses: [`anything (${projected.reason})`], renewed: null };
   const notes = layout.mapping.unified.root.notes ?? {};
-  const columns = differencesUp(layout, projected.rows, unified).filter((difference) => {
+  const differences = differencesUp(layout, projected.rows, unified);
+  const lost = differences.filter((difference) => {
     const own = notes[difference.column];
     if (own === undefined || difference.table !== layout.unified.root.table) return true;
     return !sameJson(withoutKeys(difference.legacy, own), withoutKeys(difference.unified, own));
   });
-  return [...new Set(columns.map((difference) => `${difference.table}.${difference.column}`))];
+  return {
+    losses: [...new Set(lost.map((difference) => `${difference.table}.${difference.column}`))],
+    renewed: lost.length === 0 && differences.length > 0 ? projected.rows : null,
+  };
 }
 
 function withoutKeys(value: Value, keys: readonly string[]): string {

@@ -4,12 +4,12 @@ import { HiveError } from "../errors.ts";
 import { audit } from "../rollout/audit.ts";
 import type { Transaction, Value } from "../storage/port.ts";
 import { sql } from "../storage/sql.ts";
-import { type Loaded, toAggregate } from "./aggregates.ts";
+import { type Layout, type Loaded, toAggregate } from "./aggregates.ts";
 import { deleteLegacy, deleteUnified, moveStaged, stage, type UnifiedWrite, writeLegacy } from "./apply.ts";
 import { type Aggregate, resolveAgents } from "./mapping.ts";
 import { Pace } from "./pace.ts";
 import { introspectAll, type Judgement, type Page, Pager, Who } from "./page.ts";
-import { lossesOf } from "./projection.ts";
+import { wayBack } from "./projection.ts";
 import { type Quarantined, quarantine, release } from "./quarantine.ts";
 
 export interface Settled {
@@ -142,7 +142,8 @@ async function settleIn(
         quarantined.push(judgement.entry);
         break;
       case "up":
-        writes.push({ key, ...judgement.write });
+        // Related rows can outlive their root when somebody deletes it by hand: they would be in the way for ever.
+        writes.push({ key, ...judgement.write, ...(unified ? {} : replacing(layout)) });
         mended.push(key);
         break;
       case "down":
@@ -168,7 +169,7 @@ async function settleIn(
     await moveStaged(tx, layout, writes, new Set());
   }
   await context.signal?.(`${options.label}:moved`);
-  if (options.keepLosses) kept += await keepLosses(tx, context, pager, downward);
+  if (options.keepLosses) kept += await afterDown(tx, context, pager, downward);
   for (const entry of quarantined) await quarantine(tx, context, entry);
   const solved = [...mended, ...same].filter((key) => page.inQuarantine.has(key));
   const released = solved.length > 0 ? await release(tx, layout.mapping.name, solved) : 0;
@@ -182,19 +183,36 @@ async function settleIn(
   return { mended, same, quarantined, kept, released };
 }
 
-/** Unified values that the legacy rows, as they are now, would not give back. */
-async function keepLosses(tx: Transaction, context: Context, pager: Pager, keys: readonly string[]): Promise<number> {
+function replacing(layout: Layout): Pick<UnifiedWrite, "exists" | "related"> {
+  return { exists: true, related: layout.unified.related.map(() => true) };
+}
+
+/**
+ * Keeps unified aggregates with values that the legacy rows, as they are now, would not give back. Where the mapping's
+ * notes alone are no longer those of the legacy rows, they are renewed: else the first check after the legacy side
+ * leads again would find drift.
+ */
+async function afterDown(tx: Transaction, context: Context, pager: Pager, keys: readonly string[]): Promise<number> {
   if (keys.length === 0) return 0;
+  const { layout } = pager;
   const page = await pager.some(tx, keys);
+  const renewals: UnifiedWrite[] = [];
   let kept = 0;
   for (const legacy of page.legacy) {
     const unified = legacy.key === null ? undefined : page.unified.get(legacy.key);
     if (!unified) continue;
-    const losses = lossesOf(pager.layout, legacy, unified);
+    const { losses, renewed } = wayBack(layout, legacy, unified);
+    if (renewed && legacy.key !== null) {
+      renewals.push({ key: legacy.key, rows: renewed, exists: true, related: layout.unified.related.map(() => false) });
+    }
     if (losses.length === 0) continue;
-    const agent = pager.layout.mapping.unifiedAgent(toAggregate(pager.layout.unified, unified));
+    const agent = layout.mapping.unifiedAgent(toAggregate(layout.unified, unified));
     const reason = `the legacy tables cannot hold ${losses.join(", ")}`;
     kept += await keep(tx, context, pager, unified, agent, "unified", reason);
+  }
+  if (renewals.length > 0) {
+    await stage(tx, layout, renewals);
+    await moveStaged(tx, layout, renewals, new Set());
   }
   return kept;
 }

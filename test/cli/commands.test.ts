@@ -7,44 +7,9 @@ import { describe, expect, test } from "vitest";
 import { cells } from "../../src/cli/render.ts";
 import { type ErrorCode, loadConfig, loadSchemas, openHive } from "../../src/index.ts";
 import { hiveInProcess, hiveOnTerminal, LAUNCHER, plain, type Run, runHive } from "../support/cli.ts";
-import { temporaryDirectory } from "../support/context.ts";
+import { smallPlatform } from "../support/small-platform.ts";
 
 const { results } = await loadSchemas();
-
-/** A folder with a small platform: a title that would steer the terminal, and a row that cannot be mapped. */
-function platform(): string {
-  const cwd = temporaryDirectory();
-  const database = new Database(join(cwd, "hive.db"));
-  database.exec(`
-    CREATE TABLE tasks (id TEXT PRIMARY KEY, title TEXT NOT NULL, description TEXT, task_type TEXT NOT NULL,
-      priority INTEGER DEFAULT 1, status TEXT NOT NULL DEFAULT 'queued', current_phase TEXT NOT NULL DEFAULT 'start',
-      workflow TEXT, payload TEXT, created_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP,
-      updated_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP, assigned_worker TEXT, due_date TIMESTAMP,
-      max_retries INTEGER DEFAULT 3, tags TEXT);
-    CREATE TABLE workers (id TEXT PRIMARY KEY, role TEXT NOT NULL);
-    CREATE TABLE runs (id TEXT PRIMARY KEY, task_id TEXT NOT NULL REFERENCES tasks(id) ON DELETE CASCADE,
-      worker_id TEXT NOT NULL, run_number INTEGER NOT NULL, status TEXT DEFAULT 'pending', phase TEXT,
-      started_at TIMESTAMP, completed_at TIMESTAMP, result_data TEXT, error_message TEXT, output_log TEXT,
-      transcript TEXT, UNIQUE(task_id, run_number));
-    CREATE TABLE planning_queue (id TEXT PRIMARY KEY, task_description TEXT NOT NULL, priority INTEGER DEFAULT 50,
-      requestor TEXT, context_data TEXT, status TEXT DEFAULT 'pending', complexity_estimate TEXT,
-      created_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP, assigned_at TIMESTAMP, completed_at TIMESTAMP, assigned_agent TEXT);
-    CREATE TABLE execution_plans (id TEXT PRIMARY KEY, planning_task_id TEXT NOT NULL, plan_data TEXT NOT NULL,
-      estimated_duration INTEGER, estimated_complexity TEXT DEFAULT 'medium', generated_workflow TEXT,
-      subtask_count INTEGER DEFAULT 0, dependency_count INTEGER DEFAULT 0,
-      generated_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP, status TEXT DEFAULT 'draft');
-    CREATE TABLE deployment_events (id INTEGER PRIMARY KEY AUTOINCREMENT, task_id TEXT NOT NULL,
-      event_type TEXT NOT NULL, details TEXT, timestamp TIMESTAMP NOT NULL);
-  `);
-  const insert = database.prepare("INSERT INTO tasks (id, title, task_type, status, payload) VALUES (?, ?, ?, ?, ?)");
-  for (let i = 0; i < 30; i++) {
-    insert.run(`task-${i}`, `title ${i} \u001b[2J`, i % 3 === 0 ? "review" : "backend", "queued", '{"files":["a.py"]}');
-  }
-  insert.run(null, "no id", "backend", "queued", null);
-  database.close();
-  writeFileSync(join(cwd, "hive.config.json"), '{"database":"sqlite:./hive.db"}');
-  return cwd;
-}
 
 const words = (command: string) => command.split(" ");
 
@@ -64,7 +29,7 @@ interface Answer {
 }
 
 test("the whole way there and back: every answer is as its schema says, and fits a terminal", async () => {
-  const cwd = platform();
+  const cwd = smallPlatform();
   const journey: readonly [command: string, args: string[], code: number][] = [
     ["status", [], 0],
     ["migrate status", [], 0],
@@ -120,7 +85,7 @@ test("the whole way there and back: every answer is as its schema says, and fits
 });
 
 test("drift is a verdict, not an error: ok, exit 3; repaired, exit 0", async () => {
-  const cwd = platform();
+  const cwd = smallPlatform();
   for (const command of ["migrate up", "backfill", "flags set hive-coder dual-write=on"]) {
     expect((await json(cwd, command)).run.code).toBe(0);
   }
@@ -170,7 +135,7 @@ describe("every kind of refusal has its code, its exit code and says what to do"
   ];
 
   test.each(cases)("%s (%i): hive %s %j", async (code, exit, command, args, prepare) => {
-    const cwd = platform();
+    const cwd = smallPlatform();
     await prepare?.(cwd);
     const { run, answer } = await json(cwd, command, args);
     expect(answer).toMatchObject({ ok: false, command, error: { code } });
@@ -195,7 +160,7 @@ describe("every kind of refusal has its code, its exit code and says what to do"
   }
 
   test("the agent that was meant is suggested, also for one in the config", async () => {
-    const cwd = platform();
+    const cwd = smallPlatform();
     writeFileSync(join(cwd, "hive.config.json"), '{"database":"hive.db","agents":{"ai-reviwer":{}}}');
     const { answer } = await json(cwd, "status");
     expect(answer.error?.message).toContain('did you mean "ai-reviewer"?');
@@ -203,7 +168,7 @@ describe("every kind of refusal has its code, its exit code and says what to do"
   });
 
   test("--verbose shows the stack, and where it came from", async () => {
-    const cwd = platform();
+    const cwd = smallPlatform();
     writeFileSync(join(cwd, "mapping.js"), "throw new Error('from the module')");
     const run = await hiveInProcess(["status", "--verbose", "--json"], { cwd, env: { HIVE_MAPPING: "./mapping.js" } });
     expect(JSON.parse(run.stdout)).toMatchObject({ ok: false, error: { code: "MAPPING_INVALID" } });
@@ -212,7 +177,7 @@ describe("every kind of refusal has its code, its exit code and says what to do"
   });
 
   test("LOCK_HELD (5) names the holder", async () => {
-    const cwd = platform();
+    const cwd = smallPlatform();
     const { settings } = await loadConfig({ cwd, env: {} });
     await using hive = await openHive(settings, { actor: "somebody" });
     await hive.migrations.up();
@@ -227,13 +192,13 @@ describe("every kind of refusal has its code, its exit code and says what to do"
   });
 
   test.skipIf(process.getuid?.() === 0)("DATABASE_READ_ONLY (1)", async () => {
-    const cwd = platform();
+    const cwd = smallPlatform();
     chmodSync(join(cwd, "hive.db"), 0o444);
     expect((await json(cwd, "migrate up")).answer.error?.code).toBe("DATABASE_READ_ONLY");
   });
 
   test("INTERRUPTED (130), whether the command reads or writes", async () => {
-    const cwd = platform();
+    const cwd = smallPlatform();
     for (const command of ["status", "migrate up"]) {
       const run = await hiveInProcess([...words(command), "--json"], { cwd, abort: AbortSignal.abort() });
       expect(run.code).toBe(130);
@@ -245,7 +210,7 @@ describe("every kind of refusal has its code, its exit code and says what to do"
 
 describe("the process", () => {
   test("prints what main prints, and exits with its code", async () => {
-    const cwd = platform();
+    const cwd = smallPlatform();
     const [child, here] = [
       await runHive(["status", "--json"], { cwd }),
       await hiveInProcess(["status", "--json"], { cwd }),
@@ -257,7 +222,7 @@ describe("the process", () => {
   });
 
   test("a reader that goes away is no failure", async () => {
-    const cwd = platform();
+    const cwd = smallPlatform();
     const child = spawn(process.execPath, [LAUNCHER, "status"], { cwd, stdio: ["ignore", "pipe", "pipe"] });
     child.stdout.destroy();
     let stderr = "";
@@ -269,7 +234,7 @@ describe("the process", () => {
   });
 
   test("the first SIGINT lets it end cleanly, a second one kills", async () => {
-    const cwd = platform();
+    const cwd = smallPlatform();
     const { settings } = await loadConfig({ cwd, env: {} });
     await using hive = await openHive(settings, { actor: "somebody" });
     await hive.migrations.up();
@@ -291,7 +256,7 @@ describe("the process", () => {
   });
 
   test("on a terminal: colours, the plan, the question; no changes nothing", async () => {
-    const cwd = platform();
+    const cwd = smallPlatform();
     for (const command of ["migrate up", "flags set hive-coder dual-write=on"]) {
       expect((await json(cwd, command)).run.code).toBe(0);
     }

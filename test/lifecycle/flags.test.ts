@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
-import { changeFlags, type FlagChange, flagHistory, listFlags } from "../../src/flags/flags.ts";
+import { listFlags } from "../../src/flags/facts.ts";
+import { changeFlags, type FlagChange, flagHistory } from "../../src/flags/flags.ts";
 import { STAGES, type Stage } from "../../src/flags/stages.ts";
 import type { FlagOptions } from "../../src/hive.ts";
 import { listAudit, verifyAudit } from "../../src/rollout/audit.ts";

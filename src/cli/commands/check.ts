@@ -34,7 +34,8 @@ export const check = defineCommand<CheckResult>({
       ["quarantined", result.quarantined],
     ];
     const shown = rows.filter(([name, count]) => name === "identical" || count !== 0);
-    const lines = [`${plural(result.compared, "aggregate")} of ${result.agents.map(ui.text).join(", ")} compared`];
+    const compared = `${plural(result.compared, "aggregate")} of ${result.agents.map(ui.text).join(", ")} compared`;
+    const lines = [ui.wrap(compared, 2)];
     lines.push(await ui.table(shown, { indent: 2 }));
     const found = result.missing + result.extra + result.different;
     if (found > 0) lines.push(await driftText(result, ui));
@@ -60,7 +61,7 @@ async function driftText(result: CheckResult, ui: Ui): Promise<string> {
       .map((column): Cell[] => [
         "",
         "",
-        `${column.table}.${column.column}`,
+        `${column.table}.${column.column}${column.row === undefined ? "" : ` (${column.row})`}`,
         `${show(column.legacy)} | ${show(column.unified)}`,
       ]);
     return [head, ...columns];

@@ -56,7 +56,7 @@ export function endOfString(text: string, from: number): number {
     if (at < 0) return -1;
     let slashes = 0;
     while (text.charCodeAt(at - 1 - slashes) === 92) slashes++;
-    return at + 1;
+    if (slashes % 2 === 0) return at + 1;
   }
 }
 

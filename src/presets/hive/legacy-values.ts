@@ -1,4 +1,4 @@
-import { type Aggregate, type DataRow, keyText, MappingError, type Value } from "../../sync/mapping.ts";
+import { type Aggregate, type DataRow, keyText, MappingError, setColumn, type Value } from "../../sync/mapping.ts";
 import { asObject, type Json, type JsonObject, members, parseJson, quote, sameJson, splitThree } from "./json.ts";
 
 /**
@@ -17,13 +17,6 @@ export function rootRow(aggregate: Aggregate, table: string): DataRow {
   const row = aggregate[table]?.[0];
   if (row === undefined) throw new MappingError(`There is no ${table} row in what should be mapped.`);
   return row;
-}
-
-/** Sets a column whatever its name: assigning `__proto__` would set the prototype and lose the value. */
-export function setColumn(row: MutableRow, column: string, value: Value): void {
-  if (column === "__proto__") {
-    Object.defineProperty(row, column, { value, enumerable: true, configurable: true, writable: true });
-  } else row[column] = value;
 }
 
 /** The unified id of a legacy row: its own text. */

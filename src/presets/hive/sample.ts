@@ -26,9 +26,11 @@ export interface SampleTable {
 }
 
 export interface SamplePlatform {
+  /** To be run on the connection before the transaction: some rows refer to nothing, as on the platform. */
+  readonly setup: string;
   /** Tables and indexes, statement by statement. */
   readonly schema: readonly string[];
-  /** In an order in which every row comes after those it refers to. The dirty ones refer to nothing: foreign keys off. */
+  /** In an order in which every row comes after those it refers to. */
   readonly tables: readonly SampleTable[];
 }
 
@@ -48,6 +50,7 @@ export function samplePlatform(options: SampleOptions): SamplePlatform {
     return { table: name, columns: names, chunks: () => chunksOf(names, count, row, dirt[name] ?? []) };
   };
   return {
+    setup: "PRAGMA foreign_keys = OFF",
     schema: LEGACY_SCHEMA,
     tables: [
       table("tasks", TASK_COLUMNS, platform.tasks, (i, emit) => emit(platform.taskRow(i))),
@@ -352,9 +355,8 @@ class Platform {
     const begun = created + 5 + dice.below(1200);
     const updated = NOT_BEGUN.has(status) ? created + dice.below(400) : begun + 120 + dice.below(7200);
     const part = dice.below(40) + 1;
-    // Ended tasks have been run at least once, but for workflows, deployments and reviews.
     const drawn = dice.pick(shares);
-    const runs = NOT_BEGUN.has(status) && dice.chance(0.8) ? 0 : UNFINISHED.has(status) ? Math.max(1, drawn) : drawn;
+    const runs = NOT_BEGUN.has(status) && dice.chance(0.3) ? 0 : UNFINISHED.has(status) ? Math.max(1, drawn) : drawn;
     const shape = dice.below(PREFIXES.length * 2);
     if (type !== SUBTASK) {
       return { id: uuid, type, status, runs, created, begun, updated, micros, plan: null };
@@ -690,7 +692,8 @@ class Platform {
       `"${good ? "completed" : "failed"}", "files": {"created": [${dice.chance(0.6) ? created : ""}], "modified": ` +
       `["tests/test_${dice.pick(NOUNS)}.py"]}, "git": {"branch": "agent/${name}/${phase}", "commit_sha": "${dice.hex(40)}"}, ` +
       `"claude_completed": ${good}, "exit_code": ${good ? 0 : 1}, "output_lines": ${dice.below(1000)}, "duration": ` +
-      `${dice.below(300)}.0, "summary": "Geb\\u00e4ude: ${dice.pick(VERBS)} ${dice.pick(NOUNS)} \\u2014 ok"}`
+      `${dice.below(300)}.0, "summary": "Geb\\u00e4ude: ${dice.pick(VERBS)} ${dice.pick(NOUNS)} \\u2014 ok", "tokens": {"input": ${dice.below(90_000)}, ` +
+      `"output": ${dice.below(9_000)}}}`
     );
   }
 
@@ -871,7 +874,8 @@ function phases(role: string): string {
       `{"start": {"next_phase_on_success": "plan"}, "plan": {${command("plan")}, "next_phase_on_success": "apply"}, ` +
       `"apply": {${command("apply")}, "next_phase_on_success": "inspect", "next_phase_on_failure": "failed"}, ` +
       `"inspect": {"command_template": "python scripts/inspect_run.py --run-id {run_id}", "next_phase_on_success": ` +
-      `"review_pending", "next_phase_on_failure": "review_pending"}, "test": {${command("test")}, ` +
+      `"review_pending", "next_phase_on_failure": "review_pending"}, "rework": {${command("rework")}, ` +
+      `"next_phase_on_success": "inspect", "next_phase_on_failure": "failed"}, "test": {${command("test")}, ` +
       `"next_phase_on_success": "completed", "next_phase_on_failure": "apply"}}`;
     WORKFLOWS.set(role, text);
   }
@@ -888,6 +892,12 @@ function python(text: string): string {
 
 const TWO = Array.from({ length: 100 }, (_, i) => String(i).padStart(2, "0"));
 const HEX = Array.from({ length: 256 }, (_, i) => i.toString(16).padStart(2, "0"));
+
+/** 32 bits as eight digits. */
+function eight(bits: number): string {
+  return `${HEX[bits >>> 24]}${HEX[(bits >>> 16) & 255]}${HEX[(bits >>> 8) & 255]}${HEX[bits & 255]}`;
+}
+
 const DAYS = new Map<number, string>();
 
 function day(seconds: number): string {
@@ -923,6 +933,7 @@ function isoTime(seconds: number, micros: number, offset = "+00:00"): string {
 class Dice {
   private readonly seed: number;
   private state = 0;
+  private start = 0;
 
   constructor(seed: number) {
     this.seed = Math.imul(Math.floor(seed) | 0, 0x9e3779b1);
@@ -932,7 +943,8 @@ class Dice {
     let mixed = this.seed ^ Math.imul(index + 1, 0x85ebca6b) ^ Math.imul(purpose, 0xc2b2ae35);
     mixed = Math.imul(mixed ^ (mixed >>> 16), 0x7feb352d);
     mixed = Math.imul(mixed ^ (mixed >>> 15), 0x846ca68b);
-    this.state = mixed ^ (mixed >>> 16);
+    this.start = mixed ^ (mixed >>> 16);
+    this.state = this.start;
   }
 
   private bits(): number {
@@ -958,8 +970,7 @@ class Dice {
   }
 
   private eight(): string {
-    const bits = this.bits();
-    return `${HEX[bits >>> 24]}${HEX[(bits >>> 16) & 255]}${HEX[(bits >>> 8) & 255]}${HEX[bits & 255]}`;
+    return eight(this.bits());
   }
 
   hex(digits: number): string {
@@ -968,11 +979,14 @@ class Dice {
     return text.slice(0, digits);
   }
 
-  /** Version 4, variant 8. */
+  /**
+   * Version 4, variant 8. Ends with where the dice started, which no other row of the same purpose has: with 32 bits of
+   * state alone, some of a million rows would meet.
+   */
   uuid(): string {
     const a = this.eight();
     const b = this.eight();
     const c = this.eight();
-    return `${a}-${b.slice(0, 4)}-4${b.slice(5)}-8${c.slice(1, 4)}-${c.slice(4)}${this.eight()}`;
+    return `${a}-${b.slice(0, 4)}-4${b.slice(5)}-8${c.slice(1, 4)}-${c.slice(4)}${eight(this.start)}`;
   }
 }

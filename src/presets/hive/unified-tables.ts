@@ -23,6 +23,7 @@ export const UNIFIED_TASKS: UnifiedRoot = {
     retry_count: "integer",
     max_retries: "integer",
   },
+  notes: { task_metadata: ["legacy", "from_runs", "flags", "requires_human"] },
 };
 
 export const UNIFIED_REVIEW_TASKS: UnifiedRelated = {

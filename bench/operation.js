@@ -1,0 +1,26 @@
+// One operation of the library in a process of its own, so that its time and its peak memory are its own.
+import { openHive } from "../dist/index.js";
+
+const [database, name, json] = process.argv.slice(2);
+const hive = await openHive({
+  database,
+  baseDirectory: "/",
+  mapping: "hive",
+  migrations: [],
+  agents: {},
+  lockBudget: 0.01,
+  busyTimeoutMs: 10_000,
+  lockTimeoutSeconds: 60,
+  checkMaxAgeMinutes: 60,
+});
+const operations = {
+  up: () => hive.migrations.up(),
+  backfill: (options) => hive.backfill(options),
+  check: (options) => hive.check(options),
+};
+const began = performance.now();
+const result = await operations[name](JSON.parse(json));
+const seconds = (performance.now() - began) / 1000;
+await hive[Symbol.asyncDispose]();
+const maxRssMb = process.resourceUsage().maxRSS / 1024;
+process.stdout.write(JSON.stringify({ seconds, result, maxRssMb }));

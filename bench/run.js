@@ -1,0 +1,149 @@
+// `npm run bench [-- --rows N] [-- --rounds N] [-- --only NAME]`: every figure is a ratio of two things measured in
+// this run on the same data, since machines are noisy and absolute times mean nothing.
+import { spawnSync } from "node:child_process";
+import { copyFileSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import { backfillLimit, byHand, checkLimit } from "./limits.js";
+import { createPlatform, median, operation, workFolder } from "./support.js";
+
+const { values } = parseArgs({
+  options: {
+    rows: { type: "string", default: "100000" },
+    rounds: { type: "string", default: "3" },
+    only: { type: "string" },
+    json: { type: "boolean", default: false },
+  },
+});
+const TASKS = Number(values.rows);
+const ROUNDS = Number(values.rounds);
+const HIVE = fileURLToPath(new URL("../bin/hive.js", import.meta.url));
+const folder = workFolder();
+const figures = [];
+
+function figure(name, ratio, goal, better, detail) {
+  const met = better === "higher" ? ratio >= goal : ratio <= goal;
+  figures.push({ name, ratio: Number(ratio.toFixed(3)), goal, better, met, detail });
+  if (!values.json) {
+    const sign = better === "higher" ? "≥" : "≤";
+    console.log(`${met ? "met   " : "missed"} ${name}: ${ratio.toFixed(2)} (goal ${sign} ${goal})\n       ${detail}`);
+  }
+}
+
+function fresh(path, from) {
+  for (const suffix of ["", "-wal", "-shm"]) rmSync(path + suffix, { force: true });
+  if (from) copyFileSync(from, path);
+  return path;
+}
+
+const wanted = (name) => values.only === undefined || values.only === name;
+const seconds = (number) => `${number.toFixed(2)} s`;
+
+async function backfillAndCheck() {
+  const legacy = join(folder, "legacy.db");
+  const rows = createPlatform(legacy, TASKS);
+  if (!values.json) console.log(`${TASKS} tasks, ${rows} legacy rows in all, ${ROUNDS} rounds, medians\n`);
+  const backfills = [];
+  const limits = [];
+  const hands = [];
+  const checks = [];
+  const reads = [];
+  let rates = {};
+  for (let round = 0; round < ROUNDS; round++) {
+    const filled = fresh(join(folder, "filled.db"), legacy);
+    await operation(filled, "up");
+    const backfill = await operation(filled, "backfill");
+    backfills.push(backfill.seconds);
+    const limit = backfillLimit(legacy, filled, fresh(join(folder, "limit.db")));
+    limits.push(limit.seconds);
+    const hand = byHand(legacy, filled, fresh(join(folder, "hand.db")), Math.min(TASKS, 10_000));
+    hands.push(hand.rows / hand.seconds);
+    const check = await operation(filled, "check");
+    if (!check.result.consistent) throw new Error("the check found drift");
+    checks.push(check.seconds);
+    reads.push(checkLimit(filled).seconds);
+    rates = { aggregates: backfill.result.aggregates.total };
+  }
+  const backfill = median(backfills);
+  figure(
+    "backfill against its limit (rate)",
+    median(limits) / backfill,
+    0.6,
+    "higher",
+    `hive ${seconds(backfill)}, read once + INSERT … SELECT of the same bytes ${seconds(median(limits))}`,
+  );
+  const rate = rates.aggregates / backfill;
+  figure(
+    "backfill against a script by hand, row by row (rate)",
+    rate / median(hands),
+    5,
+    "higher",
+    `hive ${Math.round(rate)} aggregates/s, by hand ${Math.round(median(hands))} tasks/s (first 10,000)`,
+  );
+  figure(
+    "check against merely reading both sides (rate)",
+    median(reads) / median(checks),
+    0.6,
+    "higher",
+    `hive ${seconds(median(checks))}, reading ${seconds(median(reads))}`,
+  );
+}
+
+async function memory() {
+  const sizes = [3_000, Math.max(300_000, 3 * TASKS)];
+  const peaks = { backfill: [], check: [] };
+  const rows = [];
+  for (const tasks of sizes) {
+    const path = fresh(join(folder, `memory-${tasks}.db`));
+    rows.push(createPlatform(path, tasks));
+    await operation(path, "up");
+    for (const name of ["backfill", "check"]) peaks[name].push((await operation(path, name)).maxRssMb);
+    fresh(path);
+  }
+  for (const [name, [small, large]] of Object.entries(peaks)) {
+    figure(
+      `peak memory of ${name}, ${rows[1]} legacy rows against ${rows[0]}`,
+      large / small,
+      1.1,
+      "lower",
+      `${large.toFixed(0)} MB against ${small.toFixed(0)} MB`,
+    );
+  }
+}
+
+function startup() {
+  const path = fresh(join(folder, "startup.db"));
+  createPlatform(path, 1_000);
+  const run = (args) => {
+    const began = performance.now();
+    const { status } = spawnSync(process.execPath, args, { env: { ...process.env, NO_COLOR: "1" } });
+    if (status !== 0) throw new Error(`node ${args.join(" ")} ended with code ${status}`);
+    return performance.now() - began;
+  };
+  run([HIVE, "--database", path, "migrate", "up"]);
+  const node = [];
+  const version = [];
+  const status = [];
+  for (let round = 0; round < Math.max(15, ROUNDS); round++) {
+    node.push(run(["-e", "0"]));
+    version.push(run([HIVE, "--version"]));
+    status.push(run([HIVE, "--database", path, "status"]));
+  }
+  const base = median(node);
+  const ms = (number) => `${number.toFixed(0)} ms`;
+  figure(
+    "hive --version against node -e 0",
+    median(version) / base,
+    1.5,
+    "lower",
+    `${ms(median(version))}, ${ms(base)}`,
+  );
+  figure("hive status against node -e 0", median(status) / base, 3, "lower", `${ms(median(status))}, ${ms(base)}`);
+}
+
+if (wanted("startup")) startup();
+if (wanted("data")) await backfillAndCheck();
+if (wanted("memory")) await memory();
+if (values.json) console.log(JSON.stringify({ tasks: TASKS, rounds: ROUNDS, figures }, null, 2));
+else console.log(`\n${figures.filter((one) => one.met).length} of ${figures.length} goals met`);

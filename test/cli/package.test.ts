@@ -1,0 +1,77 @@
+import { spawnSync } from "node:child_process";
+import { mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { expect, test } from "vitest";
+import { smallPlatform } from "../support/small-platform.ts";
+
+const root = fileURLToPath(new URL("../..", import.meta.url));
+
+function run(cwd: string, command: string, ...args: string[]): string {
+  const result = spawnSync(command, args, { cwd, encoding: "utf8" });
+  expect(result.status, `${command} ${args.join(" ")}\n${result.stdout}\n${result.stderr}`).toBe(0);
+  return result.stdout;
+}
+
+/**
+ * What `npm install` of the tarball gives, without a network: the tarball's files, links for its commands, and this
+ * folder's copies of what it depends on. Nothing of the working folder itself is in reach.
+ */
+function install(app: string): string[] {
+  const pack = run(root, "npm", "pack", "--ignore-scripts", "--silent", "--pack-destination", app);
+  const tarball = join(app, pack.trim().split("\n").at(-1) ?? "");
+  const modules = join(app, "node_modules");
+  mkdirSync(join(modules, ".bin"), { recursive: true });
+  run(app, "tar", "-xzf", tarball);
+  run(app, "mv", "package", "node_modules/hive-migrate");
+  for (const name of readdirSync(join(root, "node_modules"))) {
+    if (!name.startsWith(".")) symlinkSync(join(root, "node_modules", name), join(modules, name));
+  }
+  const { bin }: { bin: Record<string, string> } = JSON.parse(
+    readFileSync(join(modules, "hive-migrate/package.json"), "utf8"),
+  );
+  for (const [name, target] of Object.entries(bin))
+    symlinkSync(join("../hive-migrate", target), join(modules, ".bin", name));
+  writeFileSync(join(app, "package.json"), '{"private":true,"type":"module"}');
+  return run(app, "tar", "-tzf", tarball).split("\n");
+}
+
+test("the tarball holds everything hive needs, and works from where it was installed", () => {
+  const app = smallPlatform({ config: false });
+  const files = install(app);
+  for (const file of [
+    "bin/hive.js",
+    "dist/index.d.ts",
+    "hive.config.schema.json",
+    "README.md",
+    "LICENSE",
+    "CHANGELOG.md",
+  ]) {
+    expect(files).toContain(`package/${file}`);
+  }
+  expect(files.filter((file) => /^package\/(src|test|bench|\.ci)\//.test(file))).toEqual([]);
+
+  expect(run(app, "npx", "--no-install", "hive", "--version")).toMatch(/^hive \d/);
+  expect(run(app, "npx", "--no-install", "hive-migrate", "--version")).toMatch(/^hive \d/);
+  const hive = join(app, "node_modules/.bin/hive");
+  run(app, hive, "init", "--yes");
+  expect(JSON.parse(readFileSync(join(app, "hive.config.json"), "utf8"))).toEqual({
+    $schema: "./node_modules/hive-migrate/hive.config.schema.json",
+    database: "sqlite:./hive.db",
+    mapping: "hive",
+  });
+  run(app, hive, "migrate", "up");
+  run(app, hive, "verify");
+  run(app, hive, "backfill");
+
+  writeFileSync(
+    join(app, "use.js"),
+    `import { loadConfig, openHive } from "hive-migrate";
+const { settings } = await loadConfig();
+const hive = await openHive(settings);
+console.log((await hive.migrations.status()).head);
+await hive[Symbol.asyncDispose]();
+`,
+  );
+  expect(run(app, process.execPath, "use.js")).toBe("true\n");
+});
