@@ -18,8 +18,11 @@ export interface Context {
 
 /** A second thread that works on the next page while this one writes. `Judged` is the engine's own business. */
 export interface ReadAhead {
-  /** `stamp`: equal ones promise that nobody else has committed in between. */
-  next(mapping: string, after: Value, stamp: number): Promise<unknown>;
+  /**
+   * The next page of this mapping, from `from` on where it is given. May be called again before the last answer has
+   * come: the answers keep the order. `stamp`: equal ones promise that nobody else has committed in between.
+   */
+  next(mapping: string, stamp: number, from?: Value): Promise<unknown>;
   close(): Promise<void>;
 }
 

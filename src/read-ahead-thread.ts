@@ -14,7 +14,7 @@ export interface ThreadData {
   agents: readonly string[];
 }
 
-export type Request = { mapping: string; after: Value; stamp: number } | "close";
+export type Request = { mapping: string; stamp: number; from?: Value } | "close";
 export type Answer = { page: unknown } | { error: { code: string; message: string } };
 
 const port = parentPort;
@@ -24,7 +24,12 @@ if (port) {
     hive,
     page: await pageSource(hive.context, agents),
   }));
-  port.on("message", async (request: Request) => {
+  // One after the other: each page begins where the one before it ended.
+  let queue = Promise.resolve();
+  port.on("message", (request: Request) => {
+    queue = queue.then(() => answer(request));
+  });
+  const answer = async (request: Request) => {
     try {
       const { hive, page } = await opening;
       if (request === "close") {
@@ -32,12 +37,12 @@ if (port) {
         port.close();
         return;
       }
-      port.postMessage({ page: await page(request.mapping, request.after, request.stamp) } satisfies Answer);
+      port.postMessage({ page: await page(request.mapping, request.stamp, request.from) } satisfies Answer);
     } catch (error) {
       if (request === "close") port.close();
       else port.postMessage({ error: asPlain(error) } satisfies Answer);
     }
-  });
+  };
 }
 
 function asPlain(error: unknown): { code: string; message: string } {

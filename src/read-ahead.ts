@@ -16,7 +16,8 @@ export function readAheadStarter(settings: Settings): ((agents: readonly string[
 class Thread implements ReadAhead {
   private readonly worker: Worker;
   private readonly ended: Promise<void>;
-  private waiting: { resolve: (page: unknown) => void; reject: (error: Error) => void } | undefined;
+  /** In the order in which they were asked, which is the order of the answers. */
+  private readonly waiting: { resolve: (page: unknown) => void; reject: (error: Error) => void }[] = [];
   private failed: Error | undefined;
 
   constructor(data: ThreadData) {
@@ -29,32 +30,28 @@ class Thread implements ReadAhead {
     });
     this.worker.on("error", (error) => this.fail(error));
     this.worker.on("message", (answer: Answer) => {
-      const { waiting } = this;
-      this.waiting = undefined;
-      if ("page" in answer) waiting?.resolve(answer.page);
-      else waiting?.reject(new HiveError(codeOf(answer.error.code), answer.error.message));
+      const first = this.waiting.shift();
+      if ("page" in answer) first?.resolve(answer.page);
+      else first?.reject(new HiveError(codeOf(answer.error.code), answer.error.message));
     });
   }
 
-  /** One request at a time: the caller awaits each answer. */
-  next(mapping: string, after: Value, stamp: number): Promise<unknown> {
+  next(mapping: string, stamp: number, from?: Value): Promise<unknown> {
     if (this.failed) return Promise.reject(this.failed);
     return new Promise((resolve, reject) => {
-      this.waiting = { resolve, reject };
-      this.worker.postMessage({ mapping, after, stamp } satisfies Request);
+      this.waiting.push({ resolve, reject });
+      this.worker.postMessage({ mapping, stamp, from } satisfies Request);
     });
   }
 
   async close(): Promise<void> {
-    this.waiting = undefined;
     this.worker.postMessage("close" satisfies Request);
     await this.ended;
   }
 
   private fail(error: Error): void {
     this.failed ??= error;
-    this.waiting?.reject(error);
-    this.waiting = undefined;
+    for (const { reject } of this.waiting.splice(0)) reject(error);
   }
 }
 

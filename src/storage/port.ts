@@ -134,4 +134,6 @@ export interface Store extends AsyncDisposable {
 
 export interface TransactionOptions {
   before?: (session: Transaction) => Promise<void>;
+  /** Foreign keys are not enforced: for bringing back a row that stood without the one it refers to. */
+  looseReferences?: boolean;
 }

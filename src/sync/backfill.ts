@@ -61,6 +61,8 @@ const EMPTY = {
 /** Below this many aggregates another thread costs more than it saves. */
 const READ_AHEAD_FROM = 10_000;
 
+const PAGES_AHEAD = 4;
+
 /** How often the place is noted while there is nothing to write. */
 const NOTE_EVERY_MS = 1_000;
 
@@ -203,31 +205,50 @@ class Backfill {
       await this.write(pager, { ...EMPTY, stamp: await this.pace.observe(), quarantined });
       this.meter.add(quarantined.length);
     }
-    let next: Promise<Judged> | undefined = this.look(
-      pager,
-      reader,
-      start === null ? null : keyIn(layout.legacy.root, start),
-    );
-    while (next) {
+    for await (const judged of this.pages(pager, reader, start === null ? null : keyIn(layout.legacy.root, start))) {
       this.assertNotAborted();
-      const judged: Judged = await next;
-      // The other thread works on the next page while this one writes.
-      next = judged.more ? this.look(pager, reader, judged.after) : undefined;
-      // A failure that comes while this page is being written is met at the next turn, not as an unhandled rejection.
-      next?.catch(() => undefined);
       await this.settle(pager, judged);
       this.meter.add(judged.rows);
     }
     if (!this.options.dryRun) await this.finish(layout.mapping);
   }
 
-  private async look(pager: Pager, reader: PageReader, after: Value): Promise<Judged> {
-    const stamp = await this.pace.observe();
-    if (this.readAhead && !this.pace.contended) {
-      const judged = (await this.readAhead.next(pager.layout.mapping.name, after, stamp)) as Judged;
-      return { ...judged, stamp };
+  /** The pages of one mapping in their order: from the other thread while nobody else writes, else read here. */
+  private async *pages(pager: Pager, reader: PageReader, start: Value): AsyncGenerator<Judged> {
+    let last: Pick<Judged, "after" | "more"> = { after: start, more: true };
+    while (last.more) {
+      const stamp = await this.pace.observe();
+      if (this.readAhead && !this.pace.contended) {
+        for await (const judged of this.ahead(this.readAhead, pager.layout.mapping.name, last.after)) {
+          last = judged;
+          yield judged;
+        }
+      } else {
+        const judged: Judged = { ...(await reader.next(last.after, stamp)), stamp };
+        last = judged;
+        yield judged;
+      }
     }
-    return { ...(await reader.next(after, stamp)), stamp };
+  }
+
+  /** Keeps the other thread some pages ahead, so that neither waits when the other one is slow for a moment. */
+  private async *ahead(thread: ReadAhead, mapping: string, start: Value): AsyncGenerator<Judged> {
+    const asked: Promise<Judged>[] = [];
+    const ask = async (from?: Value) => {
+      // Taken before the page is read: what is committed after it makes the page count as old.
+      const stamp = await this.pace.observe();
+      const page = thread.next(mapping, stamp, from).then((judged) => ({ ...(judged as Judged), stamp }));
+      // A failure is met when it is this page's turn, not as an unhandled rejection.
+      page.catch(() => undefined);
+      asked.push(page);
+    };
+    await ask(start);
+    for (let page = asked.shift(); page; page = asked.shift()) {
+      while (asked.length < PAGES_AHEAD && !this.pace.contended) await ask();
+      const judged = await page;
+      yield judged;
+      if (!judged.more) return;
+    }
   }
 
   /** Everything that a page needs, in slices; its last key is noted with the last of them. */
@@ -347,6 +368,10 @@ class Backfill {
         WHERE mapping = ${mapping.name} AND state = 'running' AND agent IN ${among(this.who.agents)}`);
       // A flag was changed after the last write: what was written meanwhile may have been missed.
       if (finished < this.who.agents.length) throw flagsChanged();
+      // Whatever could not be moved was entered again by this run; the rest is gone, or has another key now.
+      await tx.run(sql`DELETE FROM hive_quarantine WHERE mapping = ${mapping.name} AND direction = 'up'
+        AND state = 'quarantined' AND agent IN ${among(this.who.agents)} AND at < (SELECT started_at FROM hive_backfill
+          WHERE hive_backfill.agent = hive_quarantine.agent AND hive_backfill.mapping = hive_quarantine.mapping)`);
       if (!last) return;
       for (const agent of this.who.agents) {
         const after = this.counts.get(agent) ?? { written: 0, unchanged: 0, quarantined: 0 };
@@ -392,10 +417,7 @@ class PageReader {
 }
 
 /** The other end of {@link ReadAhead}: gives what a backfill's own reading would have given, to be sent to it. */
-export async function pageSource(
-  context: Context,
-  agents: readonly string[],
-): Promise<(mapping: string, after: Value, stamp: number) => Promise<unknown>> {
+export async function pageSource(context: Context, agents: readonly string[]): Promise<ReadAhead["next"]> {
   const who = await Who.of(context, agents);
   const layouts = await introspectAll(context);
   const readers = new Map(
@@ -404,9 +426,14 @@ export async function pageSource(
       return [layout.mapping.name, new PageReader(context, pager)];
     }),
   );
-  return async (mapping, after, stamp) => {
-    const judged = await readers.get(mapping)?.next(after, stamp);
-    return judged && { ...judged, read: [] };
+  let place: { after: Value; more: boolean } = { after: null, more: false };
+  return async (mapping, stamp, from) => {
+    if (from !== undefined) place = { after: from, more: true };
+    const reader = readers.get(mapping);
+    if (!reader || !place.more) return { ...EMPTY };
+    const judged = await reader.next(place.after, stamp);
+    place = judged;
+    return { ...judged, read: [] };
   };
 }
 

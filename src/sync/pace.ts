@@ -25,6 +25,7 @@ export class Pace {
   private lastHeldMs = 0;
   private size = FIRST_SLICE;
   private seen = 0;
+  private perAggregateMs = 0.1;
 
   constructor(store: Store, clock: Clock, budget: number) {
     this.store = store;
@@ -65,10 +66,12 @@ export class Pace {
   done(count: number): void {
     this.lastSliceAt = this.clock.monotonic();
     this.lastHeldMs = this.store.stats.lastHeldMs;
+    const measured = Math.max(this.lastHeldMs, 0.01) / Math.max(count, 1);
+    // One slow commit (a busy disk) must not make many small ones of all that follows.
+    const bounded = Math.min(measured, this.perAggregateMs * 4);
+    this.perAggregateMs += (bounded - this.perAggregateMs) * 0.3;
     const target = this.contended ? SLICE_MS : QUIET_SLICE_MS;
-    const perAggregate = Math.max(this.lastHeldMs, 0.01) / Math.max(count, 1);
-    // Half of the way at most upwards: one lucky slice must not make the next one overrun.
-    const wanted = Math.min(target / perAggregate, this.size * 2, MAX_SLICE);
-    this.size = Math.max(1, Math.floor(wanted * 0.9));
+    const wanted = Math.min(target / this.perAggregateMs, this.size * 2, MAX_SLICE);
+    this.size = Math.max(this.contended ? 1 : FIRST_SLICE, Math.floor(wanted * 0.9));
   }
 }

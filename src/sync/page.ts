@@ -273,6 +273,11 @@ function fingerprint(loaded: Loaded | undefined): string {
   );
 }
 
+/** Whether an entry of the quarantine is called so because its key cannot be looked for. */
+export function isUnnamed(key: string): boolean {
+  return /^\((NULL|binary)? ?key\b/.test(key);
+}
+
 /** How a row is called whose key is no text and no whole number. */
 function unnamed(key: Value): string {
   return key instanceof Uint8Array ? `(binary key ${Buffer.from(key).toString("hex")})` : `(key ${String(key)})`;

@@ -8,7 +8,7 @@ import { type Layout, type Loaded, toAggregate } from "./aggregates.ts";
 import { deleteLegacy, deleteUnified, moveStaged, stage, type UnifiedWrite, writeLegacy } from "./apply.ts";
 import { type Aggregate, resolveAgents } from "./mapping.ts";
 import { Pace } from "./pace.ts";
-import { introspectAll, type Judgement, type Page, Pager, Who } from "./page.ts";
+import { introspectAll, isUnnamed, type Judgement, type Page, Pager, Who } from "./page.ts";
 import { wayBack } from "./projection.ts";
 import { type Quarantined, quarantine, release } from "./quarantine.ts";
 
@@ -31,6 +31,8 @@ export interface SettleOptions {
   readonly keepLosses?: boolean;
   /** Leave alone what only the legacy side has. */
   readonly spareLegacy?: boolean;
+  /** Do not enforce foreign keys. */
+  readonly looseReferences?: boolean;
 }
 
 const NONE: Settled = { mended: [], same: [], quarantined: [], kept: 0, released: 0 };
@@ -51,10 +53,14 @@ export async function settle(
 ): Promise<Settled> {
   if (keys.length === 0) return NONE;
   try {
-    return await context.store.transaction(options.label, async (tx) => {
-      await who.assertUnchanged(tx, context);
-      return settleIn(tx, context, pager, keys, options);
-    });
+    return await context.store.transaction(
+      options.label,
+      async (tx) => {
+        await who.assertUnchanged(tx, context);
+        return settleIn(tx, context, pager, keys, options);
+      },
+      { looseReferences: options.looseReferences === true },
+    );
   } catch (error) {
     if (!(error instanceof HiveError) || error.code !== "CONSTRAINT") throw error;
     return settleApart(context, pager, who, keys, options, error);
@@ -72,6 +78,13 @@ async function settleApart(
 ): Promise<Settled> {
   const [only] = keys;
   if (keys.length === 1 && only !== undefined) {
+    if (!options.looseReferences) {
+      const view = await context.store.snapshot((session) => pager.some(session, keys));
+      // Agents that write with foreign keys off leave orphans; and what it refers to may come down after it.
+      if (judgeKey(pager, view, only)?.kind === "down") {
+        return settle(context, pager, who, keys, { ...options, looseReferences: true });
+      }
+    }
     return context.store.transaction(options.label, async (tx) => {
       const page = await pager.some(tx, keys);
       const judgement = judgeKey(pager, page, only);
@@ -126,12 +139,16 @@ async function settleIn(
   const same: string[] = [];
   const quarantined: Quarantined[] = [];
   const downward: string[] = [];
+  const gone: string[] = [];
   let kept = 0;
   for (const key of keys) {
     const legacy = legacyByKey.get(key);
     const unified = page.unified.get(key);
     const judgement = legacy ? pager.judge(page, legacy) : unified ? pager.judgeAlone(unified) : null;
-    if (judgement === null) continue;
+    if (judgement === null) {
+      if (!legacy && !unified && !isUnnamed(key)) gone.push(key);
+      continue;
+    }
     const { agent } = judgement;
     switch (judgement.kind) {
       case "same":
@@ -171,7 +188,7 @@ async function settleIn(
   await context.signal?.(`${options.label}:moved`);
   if (options.keepLosses) kept += await afterDown(tx, context, pager, downward);
   for (const entry of quarantined) await quarantine(tx, context, entry);
-  const solved = [...mended, ...same].filter((key) => page.inQuarantine.has(key));
+  const solved = [...mended, ...same, ...gone].filter((key) => page.inQuarantine.has(key));
   const released = solved.length > 0 ? await release(tx, layout.mapping.name, solved) : 0;
   if (mended.length > 0) {
     await audit(tx, context, {
@@ -273,7 +290,8 @@ export function jsonValue(value: Value): null | string | number {
 
 /**
  * Tries the aggregates of these keys again, in the direction of the side that leads; the number that left the
- * quarantine. A row whose key is NULL stays where it is: only a change of the row can help it.
+ * quarantine: also those that are gone by now. A row whose key is NULL or binary stays in it until a backfill finds it
+ * changed.
  */
 export async function retryAggregates(
   context: Context,

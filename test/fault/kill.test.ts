@@ -60,22 +60,28 @@ function child(path: string, action: Action, killAt = 0): Promise<string[] | str
 }
 
 /** Everything that has to be the same in the end; times, counts of attempts and the like are not. */
+const LEDGER: Readonly<Record<string, string>> = {
+  hive_flags: "agent, flag, value",
+  hive_quarantine: "mapping, key, agent, direction, reason, state",
+  hive_backfill: "agent, mapping, state",
+  hive_checks: "agent, compared, identical, missing, extra, different, quarantined",
+  hive_kept: "mapping, key, agent, side, reason, aggregate",
+  hive_agents: "agent, agent_id, agent_type, capabilities, emits",
+  hive_event_types: "event_type",
+  hive_migrations: "name, set_name, checksum, adopted, seq",
+};
+
 function stateOf(path: string): unknown {
-  const has = (table: string) => select(path, `SELECT 1 FROM sqlite_schema WHERE name = '${table}'`).length > 0;
-  const ledger = (columns: string, table: string) =>
-    has(table) ? select(path, `SELECT ${columns} FROM ${table} ORDER BY ${columns}`) : null;
+  const schema = schemaOf(path, isOurs);
+  const parts = Object.entries(LEDGER).filter(([table]) => schema[`table ${table}`] !== undefined);
+  const rows = parts.map(([table, columns]) => {
+    return `SELECT '${table}' AS part, json_array(${columns}) AS row FROM ${table}`;
+  });
   return {
     legacy: legacySide(path),
-    schema: schemaOf(path, isOurs),
+    schema,
     unified: contentHashes(path, (table) => table.startsWith("unified_")),
-    flags: ledger("agent, flag, value", "hive_flags"),
-    quarantine: ledger("mapping, key, agent, direction, reason, state", "hive_quarantine"),
-    backfill: ledger("agent, mapping, state, cursor", "hive_backfill"),
-    checks: ledger("agent, compared, identical, missing, extra, different, quarantined", "hive_checks"),
-    kept: ledger("mapping, key, agent, side, reason, aggregate", "hive_kept"),
-    agents: ledger("agent, agent_id, agent_type, capabilities, emits", "hive_agents"),
-    eventTypes: ledger("event_type", "hive_event_types"),
-    migrations: ledger("name, set_name, checksum, adopted, seq", "hive_migrations"),
+    ledger: rows.length > 0 ? select(path, `${rows.join(" UNION ALL ")} ORDER BY part, row`) : [],
   };
 }
 
@@ -83,7 +89,7 @@ function stateOf(path: string): unknown {
 async function prepare(folder: string): Promise<Record<Action, string>> {
   mkdirSync(folder, { recursive: true });
   const path = join(folder, "journey.db");
-  fillSample(path, { tasks: 120, dirt: true });
+  fillSample(path, { tasks: 80, dirt: true });
   const starts: Partial<Record<Action, string>> = {};
   const save = (action: Action) => {
     execute(path, "PRAGMA wal_checkpoint(TRUNCATE)");
@@ -95,7 +101,7 @@ async function prepare(folder: string): Promise<Record<Action, string>> {
   await using context = platformContext(path);
   await migrateUp(context);
   const agents = context.mapping.agents.map((agent) => agent.name);
-  for (const agent of agents) place(path, agent, "dualwrite");
+  place(path, agents, "dualwrite");
   // The key of two rows of the queue is taken by a task; a third of them is mended before the retry.
   execute(
     path,
@@ -135,7 +141,7 @@ async function prepare(folder: string): Promise<Record<Action, string>> {
   save("discard");
 
   await restore(path, intact);
-  for (const agent of agents) place(path, agent, "complete");
+  place(path, agents, "complete");
   execute(
     path,
     `UPDATE unified_tasks SET status = 'completed', updated_at = '2026-11-23T10:00:00.000Z' WHERE rowid % 3 = 0;
@@ -227,6 +233,8 @@ describe(`killed with SIGKILL (HIVE_FAULT_SEED=${SEED})`, () => {
     expect(perished).toHaveLength(kills.length);
     // The points are where they are meant to be: before anything, in the middle, before and after each commit.
     const kinds = new Set(perished.map((point) => point.slice(point.lastIndexOf(":"))));
-    expect([...kinds].sort(), counts.join(", ")).toEqual([":before-commit", ":begun", ":committed", ":moved"]);
+    expect([...kinds].sort(), counts.join(", ")).toEqual(
+      expect.arrayContaining([":before-commit", ":begun", ":committed", ":judged", ":moved"]),
+    );
   });
 });

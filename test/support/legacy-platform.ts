@@ -1,6 +1,8 @@
 import { copyFileSync } from "node:fs";
 import { join } from "node:path";
+import { setImmediate as nextTurn } from "node:timers/promises";
 import Database from "better-sqlite3";
+import { type Clock, systemClock } from "../../src/clock.ts";
 import type { Context } from "../../src/context.ts";
 import { changeFlags } from "../../src/flags/flags.ts";
 import { STAGES, type Stage, settingBetween, valueText } from "../../src/flags/stages.ts";
@@ -65,6 +67,20 @@ export function integrity(path: string): unknown {
   return answer;
 }
 
+/** The system's clock, but whoever sleeps finds that the time has passed: what others' commits make hive wait for. */
+export function hastyClock(): Clock {
+  let skipped = 0;
+  return {
+    ...systemClock,
+    now: () => Date.now() + skipped,
+    monotonic: () => performance.now() + skipped,
+    sleep: async (ms) => {
+      skipped += ms;
+      await nextTurn();
+    },
+  };
+}
+
 export const platformContext = (path: string, options: TestContextOptions = {}) =>
   testContext(path, { mapping: hivePreset, ...options });
 
@@ -85,12 +101,15 @@ export async function advance(
   }
 }
 
-/** Flags as SQL writes them, past the guards. */
-export function place(path: string, agent: string, stage: Stage): void {
-  for (const one of STAGES.slice(1, STAGES.indexOf(stage) + 1)) {
+/** Flags as SQL writes them, past the guards; of one agent, or of all. */
+export function place(path: string, agents: string | readonly string[], stage: Stage): void {
+  const statements = STAGES.slice(1, STAGES.indexOf(stage) + 1).flatMap((one) => {
     const { flag, value } = settingBetween(STAGES[STAGES.indexOf(one) - 1] ?? "off", one);
-    execute(path, `INSERT OR REPLACE INTO hive_flags VALUES ('${agent}', '${flag}', '${valueText(value)}', '')`);
-  }
+    return [agents]
+      .flat()
+      .map((agent) => `INSERT OR REPLACE INTO hive_flags VALUES ('${agent}', '${flag}', '${valueText(value)}', '');`);
+  });
+  execute(path, `BEGIN; ${statements.join("\n")} COMMIT;`);
 }
 
 /** The legacy schema with these rows only. */
