@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 // The only place that knows the process: its streams, its signals and its exit code.
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readFileSync, writeSync } from "node:fs";
 
 const argv = process.argv.slice(2);
 
@@ -16,10 +16,41 @@ if (argv.length === 1 && (argv[0] === "--version" || argv[0] === "-V")) {
 }
 
 async function run() {
-  // A reader that went away (`hive … | head`) is no failure of ours.
+  let answered = false;
+  // What can only come from outside of main: a module of the user's that throws later, waits for ever or exits.
+  const fail = (message, hint) => {
+    process.exitCode = 1;
+    if (answered) return;
+    answered = true;
+    const error = { code: "INTERNAL", message, hint, details: {} };
+    const json = argv.slice(0, argv.includes("--") ? argv.indexOf("--") : argv.length).includes("--json");
+    try {
+      if (json) writeSync(1, `${JSON.stringify({ ok: false, command: null, error })}\n`);
+      else writeSync(2, `error: ${message}\n→ ${hint}\n`);
+    } catch {
+      // Nobody is left to be told.
+    }
+  };
+  const again =
+    "What was committed is kept. Run the command again with --verbose; if it is no module of yours, report it.";
+  const unexpected = (error) => {
+    if (argv.includes("--verbose")) process.stderr.write(`${error?.stack ?? error}\n`);
+    fail(`Something failed outside of the command: ${error?.message ?? error}`, again);
+    process.exit(1);
+  };
+  process.on("uncaughtException", unexpected);
+  process.on("unhandledRejection", unexpected);
+  process.on("exit", () => {
+    if (!answered)
+      fail("The process ended before the command did: a module called process.exit() or waits for ever.", again);
+  });
   for (const stream of [process.stdout, process.stderr]) {
     stream.on("error", (error) => {
-      if (error.code !== "EPIPE") throw error;
+      // A reader that went away (`hive … | head`) is no failure of ours.
+      if (error.code === "EPIPE") return;
+      answered = false;
+      fail(`The output cannot be written: ${error.message}`, "The command itself has ended; see `hive status`.");
+      process.exit(1);
     });
   }
   const abort = new AbortController();
@@ -33,7 +64,7 @@ async function run() {
     });
   }
   const { main } = await import("../dist/cli/main.js");
-  process.exitCode = await main(argv, {
+  const exitCode = await main(argv, {
     stdout: process.stdout,
     stderr: process.stderr,
     env: process.env,
@@ -43,4 +74,6 @@ async function run() {
     prompt: process.stdin.isTTY && process.stderr.isTTY ? { input: process.stdin, output: process.stderr } : undefined,
     abort: abort.signal,
   });
+  answered = true;
+  process.exitCode = exitCode;
 }

@@ -67,6 +67,18 @@ export interface ConfigProblem {
   nearest: string | null;
 }
 
+/** A person writes JSON or YAML, and knows no records and no ints. */
+const WORDS: Readonly<Record<string, string>> = {
+  record: "an object",
+  object: "an object",
+  array: "a list",
+  string: "a text",
+  number: "a number",
+  int: "a whole number",
+  boolean: "true or false",
+};
+const WORD = new RegExp(`\\b(${Object.keys(WORDS).join("|")})\\b`, "g");
+
 /** What is wrong with a value that should be a config, worst first; empty for a good one. */
 export function configProblems(value: unknown): ConfigProblem[] {
   const parsed = configSchema.safeParse(value);
@@ -81,7 +93,9 @@ export function configProblems(value: unknown): ConfigProblem[] {
         nearest: nearest(key, known) ?? null,
       }));
     }
-    const what = issue.message.replace(/^Invalid input: /, "").replace(/^Too (small|big): /, "");
+    const what = issue.message
+      .replace(/^Invalid input: |^Too (small|big): /, "")
+      .replace(WORD, (word) => WORDS[word] ?? word);
     return [{ key: path.join("."), what, nearest: null }];
   });
 }

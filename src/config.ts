@@ -221,7 +221,9 @@ async function parseConfigFile(file: string): Promise<unknown> {
         ? placeInJson(text, messageOf(error))
         : messageOf(error).replace(/^YAML Error in .*:\n/, "");
     throw new HiveError("CONFIG_INVALID", `${file}: ${why}`, {
-      hint: `Mend the ${extension === ".json" ? "JSON" : "YAML"}; \`hive config\` shows what hive understands.`,
+      hint: PARSED.includes(extension)
+        ? `Mend the ${extension === ".json" ? "JSON" : "YAML"}; \`hive config\` shows what hive understands.`
+        : "Name another file, or write one with `hive init`.",
       details: { file },
       cause: error,
     });
@@ -230,8 +232,11 @@ async function parseConfigFile(file: string): Promise<unknown> {
   return typeof raw === "object" && raw !== null && "hive" in raw ? raw.hive : undefined;
 }
 
+/** Files that are read, by extension: `.hiverc` has none. */
+const PARSED: readonly string[] = [".json", ".yaml", ".yml", ""];
+
 async function parseYaml(file: string, extension: string, text: string): Promise<unknown> {
-  if (!["", ".yaml", ".yml"].includes(extension)) throw new Error(`a config is JSON or YAML, not ${extension}`);
+  if (!PARSED.includes(extension)) throw new Error(`a config is JSON or YAML, not ${extension}`);
   const { defaultLoadersSync } = await import("cosmiconfig");
   return defaultLoadersSync[".yaml"](file, text);
 }

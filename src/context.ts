@@ -12,17 +12,21 @@ export interface Context {
   /** Who acts, for the audit log: `user@host`, or HIVE_ACTOR. */
   readonly actor: string;
   readonly signal: Signal | undefined;
-  /** Starts a thread that reads and judges pages of a backfill; undefined where there can be none. */
-  readonly startReadAhead?: (agents: readonly string[]) => Promise<ReadAhead | undefined>;
+  /** Starts a thread that reads and judges besides this one; undefined where there can be none. */
+  readonly startSecondThread?: (agents: readonly string[]) => Promise<SecondThread | undefined>;
 }
 
-/** A second thread that works on the next page while this one writes. `Judged` is the engine's own business. */
-export interface ReadAhead {
+/** A second thread with connections and a mapping of its own. It only reads. The answers are the engine's business. */
+export interface SecondThread {
   /**
    * The next page of this mapping, from `from` on where it is given. May be called again before the last answer has
    * come: the answers keep the order. `stamp`: equal ones promise that nobody else has committed in between.
    */
   next(mapping: string, stamp: number, from?: Value): Promise<unknown>;
+  /** Takes a read view of the database as it is now, for {@link compare}, in place of the one it has. */
+  openView(): Promise<void>;
+  /** Checks the legacy aggregates of this mapping whose key is greater than `from`, in the view. */
+  compare(mapping: string, from: Value): Promise<unknown>;
   close(): Promise<void>;
 }
 

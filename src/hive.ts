@@ -19,8 +19,8 @@ export interface OpenOptions {
   actor?: string;
   /** For tests: called at named points of the engine. */
   signal?: Signal;
-  /** Whether a large backfill may read on a second thread. Default: yes. */
-  readAhead?: boolean;
+  /** Whether large backfills and checks may use a second thread. Default: yes. */
+  secondThread?: boolean;
 }
 
 export interface MigrateUpOptions extends ChangeOptions {
@@ -126,7 +126,7 @@ export async function openHive(settings: Settings, options: OpenOptions = {}): P
     clock,
     actor: options.actor ?? (process.env.HIVE_ACTOR || defaultActor()),
     signal: options.signal,
-    ...(options.readAhead === false ? {} : { startReadAhead: readAhead(settings) }),
+    ...(options.secondThread === false ? {} : { startSecondThread: secondThread(settings) }),
   };
   // Each operation loads its module when it is first used: `hive status` must not pay for the migrator.
   return {
@@ -161,8 +161,8 @@ export async function openHive(settings: Settings, options: OpenOptions = {}): P
   };
 }
 
-function readAhead(settings: Settings) {
-  return (agents: readonly string[]) => import("./read-ahead.ts").then((m) => m.readAheadStarter(settings)?.(agents));
+function secondThread(settings: Settings) {
+  return async (agents: readonly string[]) => (await import("./thread.ts")).startThread(settings, agents);
 }
 
 /**
@@ -188,6 +188,12 @@ async function openStore(settings: Settings, clock: Clock, signal: Signal | unde
   const { database } = settings;
   if (/^postgres(ql)?:/.test(database)) {
     throw new HiveError("CONFIG_INVALID", "PostgreSQL is not supported yet.", {
+      hint: "Use a SQLite database: --database sqlite:PATH.",
+    });
+  }
+  const [, scheme] = /^([a-z][a-z0-9+.-]+):\/\//i.exec(database) ?? [];
+  if (scheme !== undefined && scheme !== "sqlite") {
+    throw new HiveError("CONFIG_INVALID", `${scheme}: databases are not supported.`, {
       hint: "Use a SQLite database: --database sqlite:PATH.",
     });
   }

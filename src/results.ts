@@ -36,9 +36,15 @@ export const migrateStatus = z.object({
   ),
   pending: z.array(z.string()),
   outOfOrder: z.array(z.string()),
+  /** Of those missing: hive's own, of a newer hive than this one. */
+  newer: z.array(z.string()),
 });
 
-export const migrateCreate = z.object({ files: z.array(z.string()) });
+export const migrateCreate = z.object({
+  files: z.array(z.string()),
+  /** The folder, as it would have to stand in the config's `migrations` for \`migrate up\` to read it; null if it does. */
+  addFolder: z.string().nullable(),
+});
 
 export const verify = z.object({
   ok: z.boolean(),

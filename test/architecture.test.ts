@@ -23,8 +23,8 @@ const FLOORS: readonly (readonly string[])[] = [
   ["observe/"],
   ["demo/"],
   ["storage/"],
-  // The thread that reads ahead opens a hive of its own.
-  ["hive.ts", "read-ahead.ts", "read-ahead-thread.ts"],
+  // The second thread opens a hive of its own.
+  ["hive.ts", "thread.ts", "thread-worker.ts"],
   ["index.ts"],
   ["cli/", "server/"],
 ];

@@ -134,7 +134,7 @@ export function number(
       throw new HiveError(
         "USAGE",
         `${syntax.split(" ")[0]} takes ${integer ? "a whole number" : "a number"} of at least ${min}, not "${typed}".`,
-        { details: { option: syntax, value: typed } },
+        { details: { option: syntax.split(" ")[0], value: typed } },
       );
     }
     return value;

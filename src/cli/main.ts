@@ -38,7 +38,10 @@ export async function main(argv: readonly string[], io: Io): Promise<number> {
     else io.stdout.write(ended(await outcome.human(await uiFor(io, "stdout"))));
     return outcome.exit;
   } catch (thrown) {
-    const error = io.abort.aborted && !(thrown instanceof HiveError) ? interrupted(thrown) : asHiveError(thrown);
+    const error = advised(
+      io.abort.aborted && !(thrown instanceof HiveError) ? interrupted(thrown) : asHiveError(thrown),
+      name,
+    );
     await report(error, { io, json, name, verbose: globals?.verbose ?? argv.includes("--verbose") });
     return error.exitCode;
   }
@@ -126,6 +129,13 @@ function interrupted(cause: unknown): HiveError {
     hint: "Nothing is half done: run the command again to go on.",
     cause,
   });
+}
+
+/** A usage error without a hint of its own points to the help. */
+function advised(error: HiveError, name: string | null): HiveError {
+  if (error.code !== "USAGE" || error.hint !== undefined) return error;
+  const hint = `\`hive ${name === null ? "" : `${name} `}--help\` lists what it takes.`;
+  return new HiveError(error.code, error.message, { hint, details: error.details, cause: error.cause });
 }
 
 interface Report {

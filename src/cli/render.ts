@@ -199,8 +199,9 @@ export function errorText(error: HiveError, ui: Ui): string {
   const said = `${error.message} ${error.hint ?? ""}`;
   for (const [name, value] of Object.entries(error.details)) {
     const items = (Array.isArray(value) ? value : [value])
+      .filter((item) => !isSaid(item, said))
       .map(detail)
-      .filter((item) => item !== "" && !said.includes(item));
+      .filter((item) => item !== "");
     if (items.length === 0) continue;
     if (!Array.isArray(value)) lines.push(ui.wrap(`  ${visible(name)}: ${items[0]}`, 4));
     else {
@@ -216,6 +217,12 @@ export function errorText(error: HiveError, ui: Ui): string {
 /** Line breaks of a message (a parser's picture of the place) stay; everything else is made visible. */
 function sentence(value: string): string {
   return value.split("\n").map(visible).join("\n");
+}
+
+/** Details are for machines: what message and hint say already is not said twice. `kind` only sorts. */
+function isSaid(value: unknown, said: string): boolean {
+  if (typeof value !== "object" || value === null) return said.includes(String(value ?? ""));
+  return Object.entries(value).every(([name, item]) => name === "kind" || isSaid(item, said));
 }
 
 function detail(value: unknown): string {

@@ -1,14 +1,14 @@
 import { isoTime } from "../clock.ts";
-import { type Context, lockOptions } from "../context.ts";
+import { type ChangeOptions, type Context, lockOptions } from "../context.ts";
 import { HiveError } from "../errors.ts";
 import type { FlagOptions } from "../hive.ts";
 import type { FlagsChangeResult, FlagsHistoryResult } from "../results.ts";
 import { audit, listAudit } from "../rollout/audit.ts";
-import { hasLedger } from "../schema/ledger.ts";
+import { assertLedgerKnown, hasLedger } from "../schema/ledger.ts";
 import type { Session } from "../storage/port.ts";
 import { resolveAgents } from "../sync/mapping.ts";
 import type { ProjectDownResult } from "../sync/project.ts";
-import { markBackfillStale, readStanding, writeFlag } from "./facts.ts";
+import { listFlags, markBackfillStale, readStanding, writeFlag } from "./facts.ts";
 import {
   ALL_OFF,
   type Decision,
@@ -48,6 +48,7 @@ export async function changeFlags(
     });
   }
   const { store } = context;
+  await assertLedgerKnown(store);
   const plan = (session: Session) => decideAll(context, session, commands, force);
   const planned = await store.snapshot(plan);
   if (options.dryRun || planned.every(({ changes }) => changes.length === 0)) return resultOf(planned, options);
@@ -69,8 +70,28 @@ export async function changeFlags(
     if (agents.length === 0) return apply([]);
     const { projectDown } = await import("../sync/project.ts");
     const { reason, abort, onProgress } = options;
-    return apply(agents, await projectDown(context, { agents, reason, abort, onProgress }));
+    const result = await apply(agents, await projectDown(context, { agents, reason, abort, onProgress }));
+    await levelUnified(context, agents, options);
+    return result;
   });
+}
+
+/**
+ * After agents went back to a stage at which both sides are written and the legacy side leads: makes the unified side
+ * say what the legacy side says. What it held besides was kept on the way down.
+ */
+export async function levelUnified(
+  context: Context,
+  agents: readonly string[],
+  options: Pick<ChangeOptions, "reason" | "abort" | "onProgress" | "lockTimeoutMs" | "onWait">,
+): Promise<void> {
+  if (agents.length === 0) return;
+  const listed = (await listFlags(context, agents)).agents;
+  const level = listed.filter(({ stage }) => stage === "shadow" || stage === "dualwrite").map(({ agent }) => agent);
+  if (level.length === 0) return;
+  const { reason, abort, onProgress, lockTimeoutMs, onWait } = options;
+  const { backfill } = await import("../sync/backfill.ts");
+  await backfill(context, { agents: level, reason, abort, onProgress, lockTimeoutMs, onWait });
 }
 
 /**

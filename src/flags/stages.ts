@@ -252,17 +252,18 @@ function stepOf(state: FlagState, setting: FlagSetting): FlagStep {
   const after = applied(state, setting);
   const stageBefore = effectiveStage(state);
   const stageAfter = effectiveStage(after);
+  const givesBack = authorityOf(stageBefore) === "unified" && authorityOf(stageAfter) === "legacy";
   return {
     setting,
     from: valueText(state[setting.flag]),
     to: valueText(setting.value),
     stageBefore,
     stageAfter,
-    projectDown:
-      (authorityOf(stageBefore) === "unified" && authorityOf(stageAfter) === "legacy") ||
-      (stageBefore === "complete" && stageAfter === "rampdown"),
-    // Between rampdown and complete nothing is written on the legacy side that the unified side does not have.
+    projectDown: givesBack || (stageBefore === "complete" && stageAfter === "rampdown"),
+    // Between rampdown and complete nothing is written on the legacy side that the unified side does not have. Where
+    // the legacy side leads again, the unified side may hold what that cannot: only a backfill makes them equal.
     stalesBackfill:
+      givesBack ||
       (setting.flag === "dual-write" && state.reads !== "unified") ||
       (setting.flag === "reads" && stageAfter === "off"),
   };

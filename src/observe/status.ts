@@ -94,7 +94,7 @@ export async function status(context: Context): Promise<StatusResult> {
       agents: agents.map((one) => agentResult(one, quarantined.get(one.agent) ?? 0)),
       quarantine: sum(quarantined),
       problems: problems.map(({ what }) => what),
-      next: suggestions(context, expanded, migrations, problems, agents),
+      next: suggestions(context, tables, expanded, migrations, problems, agents),
     };
   });
 }
@@ -239,12 +239,16 @@ function agentResult(
 /** What mends the problems, worst first, then the next step of the journey. */
 function suggestions(
   context: Context,
+  tables: MappingTables,
   expanded: boolean,
   migrations: StatusResult["migrations"],
   problems: readonly Problem[],
   agents: readonly AgentStanding[],
 ): Suggestion[] {
   const wanted = problems.flatMap(({ mend }) => (mend ? [mend] : []));
+  // Where what is to be migrated is not there, this is most likely the wrong database.
+  const wrong = tables.missingLegacy.length > 0 && migrations.current === null;
+  if (wrong) return wanted;
   if (migrations.problems.length === 0 && migrations.pending > 0) {
     const why =
       migrations.current === null ? "make the unified schema beside the legacy one" : "migrations are pending";

@@ -49,7 +49,7 @@ export async function verify(context: Context): Promise<VerifyResult> {
       ? await session.all(sql`SELECT event_type FROM hive_event_types`)
       : [];
     const work: readonly (readonly [string, () => Finding | Promise<Finding>])[] = [
-      ["database", () => good(`${store.location} (${store.dialect.name}), ${existing.size} tables, can be read`)],
+      ["database", () => good(`${store.location} (${store.dialect.name}), ${counted(existing.size, "table")}`)],
       ["migrations", () => migrations(context, session)],
       ["ledger", () => ledger(existing)],
       ["unified tables", () => unifiedTables(tables)],
@@ -84,6 +84,10 @@ async function finding(look: () => Finding | Promise<Finding>): Promise<Finding>
   }
 }
 
+function counted(count: number, one: string, many = `${one}s`): string {
+  return `${count} ${count === 1 ? one : many}`;
+}
+
 function good(detail: string): Finding {
   return { ok: true, detail };
 }
@@ -115,14 +119,14 @@ async function migrations(context: Context, session: Session): Promise<Finding> 
 function ledger(existing: ReadonlySet<string>): Finding {
   const missing = LEDGER_TABLES.filter((table) => !existing.has(table));
   if (missing.length === 0) return good(`${LEDGER_TABLES.length} tables of hive's own`);
-  if (missing.length === LEDGER_TABLES.length) return bad(`hive has never been at this database: ${MIGRATE}`);
+  if (missing.length === LEDGER_TABLES.length) return bad(`hive has never touched this database: ${MIGRATE}`);
   return bad(`missing: ${missing.join(", ")}`);
 }
 
 function unifiedTables(tables: MappingTables): Finding {
   const { unified, missingUnified } = tables;
   if (missingUnified.length > 0) return bad(`missing: ${missingUnified.join(", ")}: ${MIGRATE}`);
-  return good(`${unified.length} tables with all columns: ${unified.join(", ")}`);
+  return good(`${counted(unified.length, "table")} with all columns: ${unified.join(", ")}`);
 }
 
 function legacyTables(tables: MappingTables): Finding {
@@ -131,7 +135,7 @@ function legacyTables(tables: MappingTables): Finding {
     return bad(`missing: ${missingLegacy.join(", ")}: check that --database and the mapping belong together`);
   }
   const notes = [
-    `${legacy.length} tables: ${legacy.join(", ")}`,
+    `${counted(legacy.length, "table")}: ${legacy.join(", ")}`,
     ...(absentLegacy.length > 0 ? [`not there, which is allowed: ${absentLegacy.join(", ")}`] : []),
     ...(nullLegacy.length > 0 ? [`columns that are not there and read as NULL: ${nullLegacy.join(", ")}`] : []),
   ];
@@ -153,7 +157,7 @@ async function registeredAgents(
   const types = new Set(own.map((row) => String(row.agent_type)));
   const capabilities = new Set(own.flatMap(capabilitiesOf));
   return good(
-    `${own.length} agents, ${types.size} types, ${capabilities.size} capabilities${others.length > 0 ? `; registered by others: ${others.join(", ")}` : ""}`,
+    `${counted(own.length, "agent")}, ${counted(types.size, "type")}, ${counted(capabilities.size, "capability", "capabilities")}${others.length > 0 ? `; registered by others: ${others.join(", ")}` : ""}`,
   );
 }
 
@@ -182,7 +186,7 @@ async function config(context: Context, session: Session, existing: ReadonlySet<
     ...(flagged.length > 0 ? [`there are flags of agents that the mapping does not know: ${flagged.join(", ")}`] : []),
   ];
   if (wrong.length > 0) return bad(`${wrong.join("; ")} (it knows ${[...known].join(", ")})`);
-  return good(`mapping "${mapping.name}" with ${known.size} agents`);
+  return good(`mapping "${mapping.name}" with ${counted(known.size, "agent")}`);
 }
 
 async function flags(context: Context, session: Session, existing: ReadonlySet<string>): Promise<Finding> {

@@ -1,7 +1,7 @@
 import { type Context, lockOptions } from "../context.ts";
 import { HiveError } from "../errors.ts";
 import { readStanding } from "../flags/facts.ts";
-import { applySteps, movedMeanwhile, refusal } from "../flags/flags.ts";
+import { applySteps, levelUnified, movedMeanwhile, refusal } from "../flags/flags.ts";
 import {
   ALL_OFF,
   decide,
@@ -19,6 +19,7 @@ import {
 } from "../flags/stages.ts";
 import type { RollbackOptions } from "../hive.ts";
 import type { RollbackResult } from "../results.ts";
+import { assertLedgerKnown } from "../schema/ledger.ts";
 import type { Session } from "../storage/port.ts";
 import { resolveAgents } from "../sync/mapping.ts";
 import type { ProjectDownResult } from "../sync/project.ts";
@@ -26,7 +27,8 @@ import type { ProjectDownResult } from "../sync/project.ts";
 /**
  * Takes agents back to a stage, one stage at a time: the most advanced go first, until all are where they should be.
  * Each step is one transaction with its audit entry; before a step that gives the authority back to the legacy side,
- * and before complete → rampdown, what was written on the unified side is carried down. Killed in the middle, the next
+ * and before complete → rampdown, what was written on the unified side is carried down; where both sides stay in use,
+ * the unified one is then brought up to the legacy one by a backfill. Killed in the middle, the next
  * run goes on from where the agents then stand. The flags unified-events and agent-adapters are no part of a stage and
  * stay as they are: events were there before dual-write (phase B) and outlive it.
  *
@@ -38,6 +40,7 @@ import type { ProjectDownResult } from "../sync/project.ts";
 export async function rollback(context: Context, options: RollbackOptions = {}): Promise<RollbackResult> {
   const to = targetOf(options.to);
   const { store } = context;
+  await assertLedgerKnown(store);
   const planned = await store.snapshot((session) => plan(context, session, to, options.agents));
   if (planned.steps.length === 0) return resultOf(planned, none, options);
   if (options.dryRun) {
@@ -66,6 +69,8 @@ export async function rollback(context: Context, options: RollbackOptions = {}):
         await stepBack(context, agent, change, options, projection);
       }
     }
+    const gaveBack = current.steps.filter(({ change }) => change.projectDown).map(({ agent }) => agent);
+    await levelUnified(context, [...new Set(gaveBack)], options);
     return resultOf(current, carried, options);
   });
 }

@@ -1,5 +1,5 @@
 import { mkdir, writeFile } from "node:fs/promises";
-import { join } from "node:path";
+import { isAbsolute, join, relative, sep } from "node:path";
 import { isoTime } from "../clock.ts";
 import { type Context, lockOptions } from "../context.ts";
 import { HiveError, nearest } from "../errors.ts";
@@ -40,6 +40,7 @@ export async function migrateStatus(context: Context): Promise<MigrateStatusResu
     applied: history.applied.map(({ name, appliedAt, state, adopted }) => ({ name, appliedAt, state, adopted })),
     pending: history.pending.map((file) => file.name),
     outOfOrder: [...history.outOfOrder],
+    newer: [...history.tooNew],
   };
 }
 
@@ -113,6 +114,7 @@ async function planUp(
   const { store, mapping } = context;
   const history = examine(sets, await migrationRecords(store, session));
   refuseBroken(history, store.location);
+  if (history.applied.length === 0) await refuseStrange(context, session);
   let files = history.pending;
   if (options.to !== undefined) {
     const order = sets.flatMap((set) => set.migrations).map((file) => file.name);
@@ -150,6 +152,26 @@ async function planUp(
     steps.push({ file, sections, adoption, decision });
   }
   return { history, steps };
+}
+
+/**
+ * A database that has nothing of what the mapping reads is most likely not the one that was meant.
+ * @throws SCHEMA_MISMATCH
+ */
+async function refuseStrange({ store, mapping }: Context, session: Session): Promise<void> {
+  const wanted = mapping.aggregates.map(({ legacy }) => legacy.root.table);
+  for (const table of wanted) if ((await store.table(table, session)) !== null) return;
+  const there = await store.tables(session);
+  throw new HiveError(
+    "SCHEMA_MISMATCH",
+    there.length === 0
+      ? `${store.location} has no tables: there is nothing to migrate.`
+      : `${store.location} has none of the tables that the mapping "${mapping.name}" reads: ${wanted.join(", ")}.`,
+    {
+      hint: "Check that --database names the right database, and that the mapping is the one for it. Nothing was written.",
+      details: { wanted, tables: there.slice(0, 20) },
+    },
+  );
 }
 
 function upSql(step: UpStep): string {
@@ -487,12 +509,24 @@ export async function migrateCreate(context: Context, name: string, folder?: str
     const file = join(path, `${nextNumber(path)}_${name}.${store.dialect.name}.sql`);
     try {
       await writeFile(file, TEMPLATE, { flag: "wx" });
-      return { files: [file] };
+      return { files: [file], addFolder: isRead(context, path) ? null : fromBase(settings.baseDirectory, path) };
     } catch (error) {
       // Somebody else took the number: the next round sees their file.
       if (!(error instanceof Error && "code" in error && error.code === "EEXIST")) throw error;
     }
   }
+}
+
+/** Whether `migrate up` looks into this folder. */
+function isRead({ settings, mapping }: Context, path: string): boolean {
+  const folders = [...settings.migrations, ...(mapping.migrations === undefined ? [] : [mapping.migrations])];
+  return folders.some((folder) => folderPath(folder, settings.baseDirectory) === path);
+}
+
+/** As a config beside it would say it. */
+function fromBase(base: string, path: string): string {
+  const way = relative(base, path).split(sep).join("/");
+  return way.startsWith("../") || isAbsolute(way) ? way : `./${way}`;
 }
 
 // ------------------------------------------------------------------------------------------------------------ common
@@ -605,7 +639,7 @@ function known(name: string, names: readonly string[]): string {
   if (names.includes(name)) return name;
   const guess = nearest(name, names);
   throw new HiveError("UNKNOWN_NAME", `There is no migration "${name}"${guess ? `; did you mean "${guess}"?` : "."}`, {
-    hint: "`hive migrate status` lists them.",
+    hint: `The migrations are: ${names.filter((one) => one !== "0").join(", ")}.`,
     details: { name, nearest: guess ?? null },
   });
 }

@@ -128,6 +128,8 @@ export interface Store extends AsyncDisposable {
   table(name: string, session?: Session): Promise<Table | null>;
   /** Names of all tables, without the database's own. */
   tables(session?: Session): Promise<string[]>;
+  /** Equal numbers: nobody, this process included, has committed in between. Takes no lock and writes nothing. */
+  version(): Promise<number>;
   /** Whether any other connection has committed since this was last called. */
   othersCommitted(): Promise<boolean>;
 }

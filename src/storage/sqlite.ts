@@ -55,7 +55,10 @@ export function openSqlite(path: string, options: SqliteOptions): Store {
     });
   }
   if (!statSync(path).isFile()) {
-    throw new HiveError("NOT_A_DATABASE", `${path} is not a file.`, { details: { path } });
+    throw new HiveError("NOT_A_DATABASE", `${path} is not a file.`, {
+      hint: "Name the database file itself with --database sqlite:PATH, HIVE_DATABASE or the config.",
+      details: { path },
+    });
   }
   const store = new SqliteStore(path, options);
   store.probe();
@@ -451,6 +454,10 @@ class SqliteStore implements Store {
       sql`SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name`,
     );
     return rows.map((row) => String(row.name));
+  }
+
+  async version(): Promise<number> {
+    return Number(this.readConnection().pragma("data_version"));
   }
 
   async othersCommitted(): Promise<boolean> {

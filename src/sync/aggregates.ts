@@ -254,7 +254,7 @@ function selectFrom(table: TableLayout, name = table.table): Sql {
 }
 
 /**
- * The next root rows after `after` in the order of the key, with everything related to them. Rows without a key are
+ * The next root rows after `after` (up to and with `to`) in the order of the key, with everything related to them. Rows without a key are
  * not among them: see {@link loadWithoutKey}.
  */
 export async function loadPage(
@@ -262,12 +262,14 @@ export async function loadPage(
   side: SideLayout,
   after: Value,
   limit: number,
-  copies?: SortedCopies,
+  options: { to?: Value; copies?: SortedCopies } = {},
 ): Promise<Loaded[]> {
   const { root } = side;
+  const { to, copies } = options;
   const key = id(root.key);
   const from = after === null ? sql`${key} IS NOT NULL` : sql`${key} > ${after}`;
-  const rows = await session.tuples(sql`${selectFrom(root)} WHERE ${from} ORDER BY ${key} LIMIT ${limit}`);
+  const range = to === undefined || to === null ? from : sql`${from} AND ${key} <= ${to}`;
+  const rows = await session.tuples(sql`${selectFrom(root)} WHERE ${range} ORDER BY ${key} LIMIT ${limit}`);
   return withRelated(session, side, rows, true, copies);
 }
 
@@ -311,6 +313,17 @@ export async function existingKeys(session: Session, root: TableLayout, keys: re
     if (key !== null && wanted.has(key)) found.add(key);
   }
   return found;
+}
+
+/** A key with about as many before as after it; null where there are none. */
+export async function middleKey(session: Session, root: TableLayout): Promise<Value> {
+  const key = id(root.key);
+  const count = await session.all(sql`SELECT count(*) AS n FROM ${id(root.table)}`);
+  const offset = Math.floor(Number(count[0]?.n) / 2);
+  const rows = await session.tuples(
+    sql`SELECT ${key} FROM ${id(root.table)} WHERE ${key} IS NOT NULL ORDER BY ${key} LIMIT 1 OFFSET ${offset}`,
+  );
+  return rows[0]?.[0] ?? null;
 }
 
 /** The next keys of a root table after `after`, in the order of the key. */

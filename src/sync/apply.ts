@@ -128,12 +128,17 @@ export async function writeLegacy(tx: Transaction, changes: readonly LegacyChang
     if (action === "insert") {
       await tx.insert(table, Object.keys(set), [Object.values(set)]);
     } else if (action === "update") {
-      const assignments = Object.entries(set).map(([column, value]) => sql`${id(column)} = ${value}`);
+      const assignments = Object.entries(set).map(([column, value]) => sql`${id(column)} = ${exactly(value)}`);
       await tx.run(sql`UPDATE ${id(table)} SET ${join(assignments)} WHERE ${matches(where)}`);
     } else {
       await tx.run(sql`DELETE FROM ${id(table)} WHERE ${matches(where)}`);
     }
   }
+}
+
+/** In a statement of hive's a whole number means INTEGER; here it is a REAL, and a column without a type keeps which. */
+function exactly(value: Value): Sql {
+  return typeof value === "number" ? sql`CAST(${value} AS REAL)` : sql`${value}`;
 }
 
 function matches(where: Readonly<Record<string, Value>>): Sql {

@@ -1,5 +1,5 @@
 import { isoTime } from "../clock.ts";
-import { type Context, lockOptions, type ReadAhead } from "../context.ts";
+import { type Context, lockOptions, type SecondThread } from "../context.ts";
 import { HiveError } from "../errors.ts";
 import { listFlags } from "../flags/facts.ts";
 import type { BackfillOptions } from "../hive.ts";
@@ -59,7 +59,7 @@ const EMPTY = {
 } as const;
 
 /** Below this many aggregates another thread costs more than it saves. */
-const READ_AHEAD_FROM = 10_000;
+export const SECOND_THREAD_FROM = 10_000;
 
 const PAGES_AHEAD = 4;
 
@@ -114,7 +114,7 @@ class Backfill {
   private readonly unsaved = new Map<string, Counts>();
   private notedAt = Number.NEGATIVE_INFINITY;
   private resumed = false;
-  private readAhead: ReadAhead | undefined;
+  private thread: SecondThread | undefined;
 
   constructor(context: Context, who: Who, options: BackfillOptions) {
     this.context = context;
@@ -128,14 +128,14 @@ class Backfill {
     const layouts = await introspectAll(this.context);
     this.meter.total = await countRoots(this.context, layouts);
     const cursors = await this.begin();
-    if (this.meter.total >= READ_AHEAD_FROM) this.readAhead = await this.context.startReadAhead?.(this.who.agents);
+    if (this.meter.total >= SECOND_THREAD_FROM) this.thread = await this.context.startSecondThread?.(this.who.agents);
     try {
       for (const [position, layout] of layouts.entries()) {
         const cursor = cursors.get(layout.mapping.name);
         if (cursor !== undefined) await this.pass(layout, layouts.slice(0, position), cursor);
       }
     } finally {
-      await this.readAhead?.close();
+      await this.thread?.close();
     }
     const sum: Counts = { written: 0, unchanged: 0, quarantined: 0 };
     for (const counts of this.counts.values()) {
@@ -218,8 +218,8 @@ class Backfill {
     let last: Pick<Judged, "after" | "more"> = { after: start, more: true };
     while (last.more) {
       const stamp = await this.pace.observe();
-      if (this.readAhead && !this.pace.contended) {
-        for await (const judged of this.ahead(this.readAhead, pager.layout.mapping.name, last.after)) {
+      if (this.thread && !this.pace.contended) {
+        for await (const judged of this.ahead(this.thread, pager.layout.mapping.name, last.after)) {
           last = judged;
           yield judged;
         }
@@ -232,7 +232,7 @@ class Backfill {
   }
 
   /** Keeps the other thread some pages ahead, so that neither waits when the other one is slow for a moment. */
-  private async *ahead(thread: ReadAhead, mapping: string, start: Value): AsyncGenerator<Judged> {
+  private async *ahead(thread: SecondThread, mapping: string, start: Value): AsyncGenerator<Judged> {
     const asked: Promise<Judged>[] = [];
     const ask = async (from?: Value) => {
       // Taken before the page is read: what is committed after it makes the page count as old.
@@ -416,8 +416,8 @@ class PageReader {
   }
 }
 
-/** The other end of {@link ReadAhead}: gives what a backfill's own reading would have given, to be sent to it. */
-export async function pageSource(context: Context, agents: readonly string[]): Promise<ReadAhead["next"]> {
+/** The other end of {@link SecondThread}: gives what a backfill's own reading would have given, to be sent to it. */
+export async function pageSource(context: Context, agents: readonly string[]): Promise<SecondThread["next"]> {
   const who = await Who.of(context, agents);
   const layouts = await introspectAll(context);
   const readers = new Map(

@@ -1,10 +1,10 @@
 import { isoTime } from "../clock.ts";
-import type { Context } from "../context.ts";
+import type { Context, SecondThread } from "../context.ts";
 import { HiveError } from "../errors.ts";
 import { listFlags } from "../flags/facts.ts";
 import type { CheckOptions } from "../hive.ts";
 import type { CheckResult, Drift } from "../results.ts";
-import { hasLedger } from "../schema/ledger.ts";
+import { assertLedgerKnown, hasLedger } from "../schema/ledger.ts";
 import type { Session, Value } from "../storage/port.ts";
 import { among, id, join, sql } from "../storage/sql.ts";
 import {
@@ -12,11 +12,13 @@ import {
   type Layout,
   type Loaded,
   loadKeys,
+  middleKey,
   pageOfKeys,
   type RelatedLayout,
   type TableLayout,
   toAggregate,
 } from "./aggregates.ts";
+import { SECOND_THREAD_FROM } from "./backfill.ts";
 import { keyText, resolveAgents } from "./mapping.ts";
 import { Meter } from "./meter.ts";
 import { Pace } from "./pace.ts";
@@ -60,6 +62,7 @@ const NO_COUNTS: Counts = {
 export async function check(context: Context, options: CheckOptions = {}): Promise<CheckResult> {
   const { store } = context;
   const ledger = await hasLedger(store);
+  await assertLedgerKnown(store);
   if (!ledger && options.repair) {
     throw new HiveError("NOT_MIGRATED", `${store.location} has no hive tables yet: there is nothing to repair.`, {
       hint: "Run `hive migrate up` first.",
@@ -132,6 +135,51 @@ function relatedTables(layouts: readonly Layout[]): SharedTable[] {
   return [...tables.values()];
 }
 
+/** What the other thread found. */
+interface Compared {
+  readonly counts: ReadonlyMap<string, Counts>;
+  readonly drift: readonly Drift[];
+}
+
+/** How often two threads try to get the same view. */
+const MOST_ATTEMPTS = 20;
+
+function pagersOf(layouts: readonly Layout[], who: Who, ledger: boolean): Pager[] {
+  return layouts.map((layout, i) => new Pager(layout, layouts.slice(0, i), who, ledger));
+}
+
+/** The other end of {@link SecondThread}: compares in a read view that stays open from one question to the next. */
+export async function comparer(context: Context, agents: readonly string[]) {
+  const { store } = context;
+  const who = await Who.of(context, agents);
+  const ledger = await hasLedger(store);
+  const pagers = pagersOf(await introspectAll(context), who, ledger);
+  let session: Session | undefined;
+  let end = () => {};
+  let ended: Promise<void> = Promise.resolve();
+  const open = async () => {
+    end();
+    await ended;
+    session = await new Promise<Session>((resolve, reject) => {
+      ended = store.snapshot((opened) => {
+        resolve(opened);
+        return new Promise<void>((done) => {
+          end = done;
+        });
+      });
+      ended.catch(reject);
+    });
+  };
+  const compare = async (mapping: string, from: Value): Promise<Compared> => {
+    const pager = pagers.find((one) => one.layout.mapping.name === mapping);
+    if (!session || !pager) throw new HiveError("INTERNAL", `Nothing was opened to compare "${mapping}" in.`);
+    const check = new Check(context, who, ledger, {});
+    await check.legacyPass(session, pager, from, null);
+    return check.compared();
+  };
+  return { open, compare };
+}
+
 class Check {
   private readonly context: Context;
   private readonly who: Who;
@@ -146,6 +194,7 @@ class Check {
   private readonly unlisted: string[] = [];
   private readonly wanted: readonly string[] | null;
   private repaired = 0;
+  private attempts = 0;
 
   constructor(context: Context, who: Who, ledger: boolean, options: CheckOptions) {
     this.context = context;
@@ -159,19 +208,18 @@ class Check {
 
   async run(note: string | null): Promise<CheckResult> {
     const layouts = await introspectAll(this.context);
-    if (this.options.onProgress && !this.wanted) this.meter.total = await countRoots(this.context, layouts);
-    const pagers = layouts.map((layout, i) => new Pager(layout, layouts.slice(0, i), this.who, this.ledger));
-    await this.context.store.snapshot(async (session) => {
-      for (const pager of pagers) await this.legacyPass(session, pager);
-      for (const root of new Set(layouts.map((layout) => layout.unified.root.table))) {
-        await this.unifiedPass(
-          session,
-          pagers.filter((pager) => pager.layout.unified.root.table === root),
-        );
-      }
-      if (!this.wanted && this.who.everyone)
-        for (const one of relatedTables(layouts)) await this.orphanPass(session, one);
-    });
+    const roots = this.wanted ? 0 : await countRoots(this.context, layouts);
+    this.meter.total = this.wanted ? null : roots;
+    const pagers = pagersOf(layouts, this.who, this.ledger);
+    const thread =
+      roots >= SECOND_THREAD_FROM && !this.options.repair
+        ? await this.context.startSecondThread?.(this.who.agents)
+        : undefined;
+    try {
+      while (!(await this.runOnce(layouts, pagers, thread))) this.assertNotAborted();
+    } finally {
+      await thread?.close();
+    }
     const sum = total(this.counts.values());
     const drifting = sum.missing + sum.extra + sum.different;
     return {
@@ -186,19 +234,67 @@ class Check {
     };
   }
 
-  /** Every legacy aggregate against its unified one. */
-  private async legacyPass(session: Session, pager: Pager): Promise<void> {
+  /** False where the two threads could not get the same view of the database, and nothing was done. */
+  private async runOnce(
+    layouts: readonly Layout[],
+    pagers: readonly Pager[],
+    thread: SecondThread | undefined,
+  ): Promise<boolean> {
+    const { store } = this.context;
+    // While others commit without a pause, two views taken one after the other are never the same: do it alone.
+    const helper = this.attempts < MOST_ATTEMPTS ? thread : undefined;
+    this.attempts += 1;
+    const version = await store.version();
+    return store.snapshot(async (session) => {
+      if (helper) {
+        await helper.openView();
+        if ((await store.version()) !== version) return false;
+      }
+      for (const pager of pagers) await this.bothHalves(session, pager, helper);
+      for (const root of new Set(layouts.map((layout) => layout.unified.root.table))) {
+        await this.unifiedPass(
+          session,
+          pagers.filter((pager) => pager.layout.unified.root.table === root),
+        );
+      }
+      if (!this.wanted && this.who.everyone) {
+        for (const one of relatedTables(layouts)) await this.orphanPass(session, one);
+      }
+      return true;
+    });
+  }
+
+  /** Every legacy aggregate against its unified one: the lower keys here, the upper ones on the other thread. */
+  private async bothHalves(session: Session, pager: Pager, thread: SecondThread | undefined): Promise<void> {
     if (this.wanted) return this.judgePage(pager, await pager.some(session, this.wanted));
-    const size = new PageSize();
     for (const entry of await pager.withoutKey(session)) {
       this.add(entry.agent, "quarantined");
       this.meter.add(1);
     }
-    let after: Value = null;
+    const middle = thread ? await middleKey(session, pager.layout.legacy.root) : null;
+    const upper = thread && middle !== null ? thread.compare(pager.layout.mapping.name, middle) : undefined;
+    // A failure is met below, not as an unhandled rejection.
+    upper?.catch(() => undefined);
+    await this.legacyPass(session, pager, null, middle);
+    if (upper) this.addCompared((await upper) as Compared);
+  }
+
+  private addCompared({ counts, drift }: Compared): void {
+    for (const [agent, some] of counts) {
+      const sum = total([this.counts.get(agent) ?? NO_COUNTS, some]);
+      this.counts.set(agent, sum);
+      this.meter.add(some.compared);
+    }
+    for (const one of drift) this.report(one);
+  }
+
+  async legacyPass(session: Session, pager: Pager, from: Value, to: Value): Promise<void> {
+    const size = new PageSize();
+    let after = from;
     for (;;) {
       this.assertNotAborted();
       const limit = size.rows;
-      const page: Page = await pager.next(session, after, limit, 0);
+      const page: Page = await pager.next(session, after, limit, 0, to);
       await this.judgePage(pager, page);
       this.meter.add(page.legacy.length);
       const last = page.legacy.at(-1);
@@ -206,6 +302,10 @@ class Check {
       after = last.keyValue;
       size.learn(page.legacy);
     }
+  }
+
+  compared(): Compared {
+    return { counts: this.counts, drift: this.drift };
   }
 
   private async judgePage(pager: Pager, page: Page): Promise<void> {

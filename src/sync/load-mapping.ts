@@ -35,27 +35,39 @@ export async function loadPlatformMapping(
   return withMigrationsFrom(dirname(path), { ...mapping, aggregates: mapping.aggregates.map(blamed) });
 }
 
-/** `up` and `down` may throw; what the others throw would be taken for a failure of hive. */
+/**
+ * `up` and `down` may refuse a row; the others have to answer for each. What they throw, or give instead of an answer,
+ * would be taken for a failure of hive.
+ */
 function blamed(aggregate: AggregateMapping): AggregateMapping {
-  const guard = <T>(method: string, ask: (rows: Aggregate) => T) => ({
+  const guard = <T>(method: string, type: "string" | "boolean", ask: (rows: Aggregate) => T) => ({
     enumerable: true,
     value: (rows: Aggregate): T => {
+      let answer: T;
       try {
-        return ask(rows);
+        answer = ask(rows);
       } catch (cause) {
         const reason = cause instanceof Error ? `${cause.name}: ${cause.message}` : String(cause);
-        throw new HiveError("MAPPING_INVALID", `\`${method}\` of the mapping "${aggregate.name}" failed: ${reason}`, {
-          hint: "It has to answer for every row, however dirty: only `up` and `down` may refuse one.",
-          details: { mapping: aggregate.name, method, tables: Object.keys(rows) },
-          cause,
-        });
+        throw unanswered(`failed: ${reason}`, method, rows, cause);
       }
+      const kind: string = typeof answer;
+      if (kind === type) return answer;
+      // Nobody waits for it: if it fails later, that must not end the process.
+      if (answer instanceof Promise) answer.catch(() => undefined);
+      const wanted = type === "string" ? "the name of an agent" : "true or false";
+      throw unanswered(`gave ${describe(answer).replace(/^missing$/, "nothing")}, not ${wanted}`, method, rows);
     },
   });
+  const unanswered = (what: string, method: string, rows: Aggregate, cause?: unknown) =>
+    new HiveError("MAPPING_INVALID", `\`${method}\` of the mapping "${aggregate.name}" ${what}.`, {
+      hint: "It has to answer for every row, however dirty: only `up` and `down` may refuse one.",
+      details: { mapping: aggregate.name, method, tables: Object.keys(rows) },
+      cause,
+    });
   return Object.create(aggregate, {
-    agent: guard("agent", (rows) => aggregate.agent(rows)),
-    unifiedAgent: guard("unifiedAgent", (rows) => aggregate.unifiedAgent(rows)),
-    owns: guard("owns", (rows) => aggregate.owns(rows)),
+    agent: guard("agent", "string", (rows) => aggregate.agent(rows)),
+    unifiedAgent: guard("unifiedAgent", "string", (rows) => aggregate.unifiedAgent(rows)),
+    owns: guard("owns", "boolean", (rows) => aggregate.owns(rows)),
   });
 }
 

@@ -3,6 +3,10 @@ import type { Progress } from "../context.ts";
 
 const REPORT_EVERY_MS = 100;
 
+/** What the first rows took says little about the rest: no time is foretold before this much is done, or has gone by. */
+const FORETELL_AFTER_MS = 2_000;
+const FORETELL_FROM = 0.02;
+
 /** Counts what is done and tells it, at most ten times a second. */
 export class Meter {
   total: number | null = null;
@@ -33,7 +37,9 @@ export class Meter {
     this.reportedAt = now;
     const seconds = (now - this.startedAt) / 1000;
     const perSecond = seconds > 0 ? this.done / seconds : 0;
-    const left = this.total === null || perSecond === 0 ? null : Math.max(0, this.total - this.done) / perSecond;
+    const early = now - this.startedAt < FORETELL_AFTER_MS && this.done < (this.total ?? 0) * FORETELL_FROM;
+    const left =
+      this.total === null || perSecond === 0 || early ? null : Math.max(0, this.total - this.done) / perSecond;
     this.report({
       operation: this.operation,
       done: this.done,

@@ -146,9 +146,9 @@ export class Pager {
   }
 
   /** `stamp`: equal ones promise that nobody has committed in between. */
-  async next(session: Session, after: Value, limit: number, stamp: number): Promise<Page> {
+  async next(session: Session, after: Value, limit: number, stamp: number, to: Value = null): Promise<Page> {
     this.copies.page(stamp);
-    const legacy = await loadPage(session, this.layout.legacy, after, limit, this.copies);
+    const legacy = await loadPage(session, this.layout.legacy, after, limit, { to, copies: this.copies });
     const keys: string[] = [];
     for (const one of legacy) if (one.key !== null) keys.push(one.key);
     return this.around(session, legacy, keys);

@@ -16,7 +16,7 @@ import {
   toAggregate,
 } from "./aggregates.ts";
 import { type Aggregate, type AggregateMapping, type ColumnKind, type DataRow, sameValue } from "./mapping.ts";
-import { mappingReason, projectUp, type Rows } from "./projection.ts";
+import { mappingReason, projectUp, type Rows, shaped } from "./projection.ts";
 import { jsonValue } from "./settle.ts";
 
 type Sample = MappingTestResult["samples"][number];
@@ -90,7 +90,7 @@ function sample(layout: Layout, loaded: Loaded): Sample {
   const unified = stored(layout.unified, mapping.unified, projected.rows);
   outcome.unified = readable(unified);
   try {
-    const back = mapping.down(unified, null);
+    const back = shaped(mapping.down(unified, null), "down");
     outcome.back = readable(back);
     outcome.roundTrip = sameAggregate(back, legacy);
     outcome.outcome = "mapped";

@@ -58,9 +58,8 @@ export function projectUp(layout: Layout, legacy: Loaded, aggregate: Aggregate):
   let tuple: Tuple;
   let related: Tuple[][];
   try {
-    result = layout.mapping.up(aggregate);
+    result = shaped(layout.mapping.up(aggregate), "up");
     const [root, ...more] = result[layout.unified.root.table] ?? [];
-    if (result instanceof Promise) return { reason: "the mapping gave a promise: `up` must not be asynchronous" };
     if (root === undefined) return { reason: `the mapping gave no row for ${layout.unified.root.table}` };
     if (more.length > 0) return { reason: `the mapping gave several rows for ${layout.unified.root.table}` };
     tuple = exactTuple(layout.unified.root, root);
@@ -87,6 +86,56 @@ export function projectUp(layout: Layout, legacy: Loaded, aggregate: Aggregate):
     if (stray) return { reason: strayReason(table, stray[table.keyAt]) };
   }
   return { rows: { root: tuple, related } };
+}
+
+/**
+ * What a mapping written in JavaScript gave, if it is rows by table.
+ * @throws MappingError
+ */
+export function shaped(result: unknown, method: "up" | "down"): Aggregate {
+  if (!isRowsByTable(result)) throw misshapen(result, method);
+  return result;
+}
+
+function isRowsByTable(result: unknown): result is Aggregate {
+  if (!isObject(result) || Array.isArray(result) || typeof Reflect.get(result, "then") === "function") return false;
+  for (const table in result) {
+    const rows: unknown = Reflect.get(result, table);
+    if (rows === undefined) continue;
+    if (!Array.isArray(rows)) return false;
+    for (const row of rows) if (!isObject(row) || Array.isArray(row)) return false;
+  }
+  return true;
+}
+
+function isObject(value: unknown): value is object {
+  return typeof value === "object" && value !== null;
+}
+
+/** Why it is not rows by table. */
+function misshapen(result: unknown, method: "up" | "down"): MappingError {
+  if (result instanceof Promise) {
+    // Nobody waits for it: if it fails later, that must not end the process.
+    result.catch(() => undefined);
+    return new MappingError(`the mapping gave a promise: \`${method}\` must not be asynchronous`);
+  }
+  if (isObject(result) && !Array.isArray(result)) {
+    for (const [table, rows] of Object.entries(result)) {
+      if (rows === undefined) continue;
+      const wrong = Array.isArray(rows) ? rows.find((row) => !isObject(row) || Array.isArray(row)) : rows;
+      if (Array.isArray(rows) && rows.every((row) => isObject(row) && !Array.isArray(row))) continue;
+      const what = Array.isArray(rows) ? `a row for ${table} that is` : `for ${table}`;
+      return new MappingError(`the mapping gave ${what} ${kindOf(wrong)}: \`${method}\` has to give a list of rows`);
+    }
+  }
+  return new MappingError(`the mapping gave ${kindOf(result)}: \`${method}\` has to give an object of rows by table`);
+}
+
+function kindOf(value: unknown): string {
+  if (value === undefined) return "nothing";
+  if (value === null) return "null";
+  if (Array.isArray(value)) return "a list";
+  return typeof value === "object" ? "an object" : `a ${typeof value}`;
 }
 
 function noWholeNumber(root: TableLayout, key: string): string {
@@ -320,7 +369,7 @@ export function compareDown(layout: Layout, unified: Loaded, legacy: Loaded | un
   const { root, related } = layout.legacy;
   const changes: LegacyChange[] = [];
   try {
-    const result = layout.mapping.down(toAggregate(layout.unified, unified), current);
+    const result = shaped(layout.mapping.down(toAggregate(layout.unified, unified), current), "down");
     const [row, ...more] = result[root.table] ?? [];
     if (row === undefined) return refuse(`the mapping gave no row for ${root.table}`);
     if (more.length > 0) return refuse(`the mapping gave several rows for ${root.table}`);

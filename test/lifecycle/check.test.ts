@@ -11,6 +11,7 @@ import { migrateUp } from "../../src/schema/migrator.ts";
 import { backfill } from "../../src/sync/backfill.ts";
 import { check } from "../../src/sync/check.ts";
 import type { AggregateMapping, PlatformMapping } from "../../src/sync/mapping.ts";
+import { Pace } from "../../src/sync/pace.ts";
 import { listQuarantine, retryQuarantine } from "../../src/sync/quarantine.ts";
 import { temporaryDirectory } from "../support/context.ts";
 import { contentHashes, legacySide, tableHashes } from "../support/fingerprint.ts";
@@ -436,6 +437,25 @@ describe("backfill among others who write", () => {
     expect(unified(path)).toEqual(await fromNothing(path));
   });
 
+  test("another operation of the same process does not take the news away", async () => {
+    const path = await filled(tasks(8));
+    execute(path, "UPDATE tasks SET priority = 2");
+    let context: ReturnType<typeof platformContext> | undefined;
+    const signal = at(
+      "backfill:judged",
+      async () => {
+        if (!context) return;
+        execute(path, "UPDATE tasks SET title = 'newest'");
+        await new Pace(context.store, context.clock, 0.01).observe();
+      },
+      1,
+    );
+    context = platformContext(path, { signal });
+    await backfill(context);
+    expect(await check(context)).toMatchObject({ consistent: true, identical: 8 });
+    await context[Symbol.asyncDispose]();
+  });
+
   test("a flag that changes while it runs stops it; what it has written stays", async () => {
     const path = legacyFile(tasks(200));
     const signal = at(
@@ -461,17 +481,14 @@ describe("backfill among others who write", () => {
   test("a flag that changes after the last write: a stale backfill does not become a finished one", async () => {
     const path = legacyFile(tasks(10));
     // Between the last write of a mapping and the note that it is finished.
-    const signal = at(
-      "tx:backfill:committed",
-      () => {
-        execute(
-          path,
-          `INSERT INTO hive_flags VALUES ('ai-planner', 'dual-write', 'on', '');
+    const signal = at("tx:backfill:committed", () => {
+      if (select(path, "SELECT id FROM unified_tasks").length < 10) return;
+      execute(
+        path,
+        `INSERT OR REPLACE INTO hive_flags VALUES ('ai-planner', 'dual-write', 'on', '');
          UPDATE hive_backfill SET state = 'stale', cursor = NULL WHERE agent = 'ai-planner'`,
-        );
-      },
-      1,
-    );
+      );
+    });
     await using context = platformContext(path, { signal });
     await migrateUp(context);
     await expect(backfill(context)).rejects.toMatchObject({ code: "GUARD_REFUSED" });

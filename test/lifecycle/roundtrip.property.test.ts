@@ -350,4 +350,18 @@ describe("rows that refer to each other", () => {
     expect(await rollback(context)).toMatchObject({ projectedDown: 1, quarantined: 0 });
     expect(contentHashes(path, (table) => ROOTS.includes(table))).toEqual(before);
   });
+
+  test("a value that was written over on the side that follows comes back as the kind that it was", async () => {
+    const path = legacyFile(`ALTER TABLE tasks ADD COLUMN anything;
+      INSERT INTO tasks (id, title, task_type, anything) VALUES ('real', '', 'backend', 5.0), ('integer', '', 'backend', 5),
+        ('text', '', 'backend', '5'), ('blob', '', 'backend', x'35'), ('nothing', '', 'backend', NULL), ('large', '', 'backend', 1e300)`);
+    await using context = platformContext(path, { clock: hastyClock() });
+    await migrateUp(context);
+    await backfill(context);
+    const before = legacySide(path);
+    place(path, AGENTS, "live");
+    execute(path, "UPDATE tasks SET anything = 'changed', tags = x'00', priority = 'high'");
+    expect(await rollback(context)).toMatchObject({ projectedDown: 6, quarantined: 0 });
+    expect(legacySide(path)).toEqual(before);
+  });
 });

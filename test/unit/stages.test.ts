@@ -382,7 +382,7 @@ describe("what a step brings with it", () => {
     ["dualwrite", dual(false), { projectDown: false, stalesBackfill: true }],
     ["dualwrite", reads("shadow"), { projectDown: false, stalesBackfill: false }],
     ["shadow", reads("legacy"), { projectDown: false, stalesBackfill: false }],
-    ["live", reads("shadow"), { projectDown: true, stalesBackfill: false }],
+    ["live", reads("shadow"), { projectDown: true, stalesBackfill: true }],
     ["rampdown", reads("live"), { projectDown: false, stalesBackfill: false }],
     ["rampdown", dual(false), { projectDown: false, stalesBackfill: false }],
     ["complete", dual(true), { projectDown: true, stalesBackfill: false }],

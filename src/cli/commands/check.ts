@@ -25,22 +25,31 @@ export const check = defineCommand<CheckResult>({
     if (result.agents.length === 0) {
       return ui.wrap("Nothing was compared: no agent has dual-write on. → Name agents: hive check AGENT", 2);
     }
+    if (!result.consistent && result.compared === 0 && result.note !== null) {
+      return ui.wrap(`${ui.paint("bad", "Nothing was compared:")} ${ui.text(result.note)}`, 2);
+    }
+    const found = result.missing + result.extra + result.different;
+    // The counts are of what was found; once all of it is mended, they would say what is no longer so.
+    const mended = result.consistent && found > 0 && !result.dryRun;
     const rows: Cell[][] = [
-      ["identical", result.identical],
-      ["missing", result.missing],
-      ["extra", result.extra],
-      ["different", result.different],
+      ["identical", mended ? result.identical + result.missing + result.different : result.identical],
+      ["missing", mended ? 0 : result.missing],
+      ["extra", mended ? 0 : result.extra],
+      ["different", mended ? 0 : result.different],
       ["awaiting sync", result.inFlight],
       ["quarantined", result.quarantined],
     ];
     const shown = rows.filter(([name, count]) => name === "identical" || count !== 0);
     const compared = `${plural(result.compared, "aggregate")} of ${result.agents.map(ui.text).join(", ")} compared`;
     const lines = [ui.wrap(compared, 2)];
+    if (result.note !== null) lines.push(ui.wrap(`(${ui.text(result.note)})`, 2));
     lines.push(await ui.table(shown, { indent: 2 }));
-    const found = result.missing + result.extra + result.different;
-    if (found > 0) lines.push(await driftText(result, ui));
-    if (result.repaired > 0)
-      lines.push(`${thousands(result.repaired)} ${result.dryRun ? "would be repaired" : "repaired"}.`);
+    if (mended) lines.push(ui.wrap(`Repaired: ${repairedText(result)}.`, 2));
+    else {
+      if (found > 0) lines.push(await driftText(result, ui));
+      if (result.repaired > 0)
+        lines.push(`${thousands(result.repaired)} ${result.dryRun ? "would be repaired" : "repaired"}.`);
+    }
     for (const one of result.unrepaired) {
       lines.push(ui.wrap(ui.paint("bad", `not repaired: ${one.mapping} ${one.key}: ${one.reason}`), 2));
     }
@@ -50,6 +59,16 @@ export const check = defineCommand<CheckResult>({
   },
   exit: (result) => (result.consistent ? 0 : 3),
 });
+
+/** "30 missing written, 1 different made equal, 2 extra removed" */
+function repairedText({ missing, extra, different }: CheckResult): string {
+  const parts: [number, string][] = [
+    [missing, "missing"],
+    [different, "different"],
+    [extra, "extra"],
+  ];
+  return parts.flatMap(([count, what]) => (count > 0 ? [`${thousands(count)} ${what}`] : [])).join(", ");
+}
 
 const SHOWN = 10;
 

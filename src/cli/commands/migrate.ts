@@ -94,7 +94,7 @@ export const status = defineCommand<MigrateStatusResult>({
       one.name === result.current && result.head ? `${one.name} (head)` : one.name,
       one.state === "ok"
         ? { text: one.adopted ? "adopted" : "applied", style: "good" }
-        : { text: one.state, style: "bad" },
+        : { text: result.newer.includes(one.name) ? "newer" : one.state, style: "bad" },
       one.appliedAt,
     ]);
     const pending = result.pending.map((name): Cell[] => {
@@ -110,7 +110,10 @@ export const status = defineCommand<MigrateStatusResult>({
         ui.wrap("altered: the file is no longer what was applied. Restore it; changes belong in a new migration."),
       );
     }
-    if (result.applied.some((one) => one.state === "missing")) {
+    if (result.newer.length > 0) {
+      lines.push(ui.wrap("newer: a newer hive has been here. Upgrade this one: npm install hive-migrate@latest"));
+    }
+    if (result.applied.some((one) => one.state === "missing" && !result.newer.includes(one.name))) {
       lines.push(ui.wrap("missing: applied, but its file is gone. Bring it back before migrating further."));
     }
     if (result.outOfOrder.length > 0) lines.push("→ hive migrate up --allow-out-of-order");
@@ -130,5 +133,14 @@ export const create = defineCommand<MigrateCreateResult>({
     return (await scope.hive()).migrations.create(input.get(migrationName), target);
   },
   human: (result, ui) =>
-    [...result.files.map(ui.text), "→ Fill in both sections, then: hive migrate up --dry-run"].join("\n"),
+    [
+      ...result.files.map(ui.text),
+      ...(result.addFolder === null
+        ? []
+        : [
+            ui.paint("warn", "The config does not name this folder, so `hive migrate up` does not read it yet. Add:"),
+            `  "migrations": [${ui.text(JSON.stringify(result.addFolder))}]`,
+          ]),
+      "→ Fill in both sections, then: hive migrate up --dry-run",
+    ].join("\n"),
 });

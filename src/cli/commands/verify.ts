@@ -16,12 +16,14 @@ export const verify = defineCommand<VerifyResult>({
       one.detail,
     ]);
     const failed = result.checks.filter((one) => !one.ok);
+    const own = result.tables.filter((table) => table.startsWith("hive_"));
     const counts = [
       plural(result.agents, "agent"),
       plural(result.agentTypes, "agent type"),
       plural(result.capabilities, "capability", "capabilities"),
       plural(result.eventTypes, "event type"),
-      plural(result.tables.length, "unified table"),
+      plural(own.length, "table of hive's own", "tables of hive's own"),
+      plural(result.tables.length - own.length, "unified table"),
     ];
     return [
       await ui.table(rows),

@@ -1,0 +1,60 @@
+import { parentPort, workerData } from "node:worker_threads";
+import type { Settings } from "./config.ts";
+import { openHive } from "./hive.ts";
+import type { Value } from "./storage/port.ts";
+import { pageSource } from "./sync/backfill.ts";
+import { comparer } from "./sync/check.ts";
+
+/**
+ * The other side of `Context.startSecondThread`: reads and judges with connections and a mapping of its own. It only
+ * reads; what it found is written by the first thread, which knows whether it is still true.
+ */
+
+export interface ThreadData {
+  settings: Settings;
+  agents: readonly string[];
+}
+
+export type Request =
+  | { do: "next"; mapping: string; stamp: number; from?: Value }
+  | { do: "openView" }
+  | { do: "compare"; mapping: string; from: Value };
+
+export type Answer = { result: unknown } | { error: { code: string; message: string } };
+
+const port = parentPort;
+if (port) {
+  const { settings, agents } = workerData as ThreadData;
+  const opening = openHive(settings, { secondThread: false }).then(async (hive) => ({
+    next: await pageSource(hive.context, agents),
+    view: await comparer(hive.context, agents),
+  }));
+  const answer = async (request: Request): Promise<unknown> => {
+    const { next, view } = await opening;
+    switch (request.do) {
+      case "next":
+        return next(request.mapping, request.stamp, request.from);
+      case "openView":
+        return view.open();
+      case "compare":
+        return view.compare(request.mapping, request.from);
+    }
+  };
+  // One after the other: each page begins where the one before it ended.
+  let queue = Promise.resolve();
+  port.on("message", (request: Request) => {
+    queue = queue.then(async () => {
+      try {
+        const result = await answer(request);
+        port.postMessage({ result } satisfies Answer);
+      } catch (error) {
+        port.postMessage({ error: asPlain(error) } satisfies Answer);
+      }
+    });
+  });
+}
+
+function asPlain(error: unknown): { code: string; message: string } {
+  const code = error instanceof Error && "code" in error ? String(error.code) : "INTERNAL";
+  return { code, message: error instanceof Error ? error.message : String(error) };
+}
