@@ -132,7 +132,11 @@ export async function openHive(settings: Settings, options: OpenOptions = {}): P
   return {
     context,
     migrations: {
-      up: async (o) => (await import("./schema/migrator.ts")).migrateUp(context, o),
+      up: async (o) => {
+        const { migrateUp, refuseStrangeDatabase } = await import("./schema/migrator.ts");
+        await refuseStrangeDatabase(context);
+        return migrateUp(context, o);
+      },
       down: async (o) => (await import("./schema/migrator.ts")).migrateDown(context, o),
       status: async () => (await import("./schema/migrator.ts")).migrateStatus(context),
       create: async (name, folder) => (await import("./schema/migrator.ts")).migrateCreate(context, name, folder),
@@ -148,7 +152,15 @@ export async function openHive(settings: Settings, options: OpenOptions = {}): P
       discard: async (o) => (await import("./sync/quarantine.ts")).discardQuarantine(context, o),
     },
     audit: {
-      list: async (filter) => (await import("./rollout/audit.ts")).listAudit(await ledger(context), filter),
+      list: async (filter) => {
+        const { listAudit } = await import("./rollout/audit.ts");
+        const session = await ledger(context);
+        const found = await listAudit(session, filter);
+        if (filter?.agent === undefined || found.entries.length > 0) return found;
+        // The log also keeps agents that the mapping no longer has; one that neither knows was misspelt.
+        const [agent] = resolveAgents(mapping, [filter.agent]);
+        return listAudit(session, { ...filter, ...(agent === undefined ? {} : { agent }) });
+      },
       verify: async () => (await import("./rollout/audit.ts")).verifyAudit(await ledger(context)),
     },
     verify: async () => (await import("./observe/verify.ts")).verify(context),

@@ -114,7 +114,6 @@ async function planUp(
   const { store, mapping } = context;
   const history = examine(sets, await migrationRecords(store, session));
   refuseBroken(history, store.location);
-  if (history.applied.length === 0) await refuseStrange(context, session);
   let files = history.pending;
   if (options.to !== undefined) {
     const order = sets.flatMap((set) => set.migrations).map((file) => file.name);
@@ -155,10 +154,13 @@ async function planUp(
 }
 
 /**
- * A database that has nothing of what the mapping reads is most likely not the one that was meant.
+ * A database that hive has never touched and that has nothing of what the mapping reads is most likely not the one that
+ * was meant: hive's tables would be made in somebody else's.
  * @throws SCHEMA_MISMATCH
  */
-async function refuseStrange({ store, mapping }: Context, session: Session): Promise<void> {
+export async function refuseStrangeDatabase({ store, mapping }: Context): Promise<void> {
+  const session = store.read;
+  if ((await store.table("hive_migrations", session)) !== null) return;
   const wanted = mapping.aggregates.map(({ legacy }) => legacy.root.table);
   for (const table of wanted) if ((await store.table(table, session)) !== null) return;
   const there = await store.tables(session);

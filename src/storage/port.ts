@@ -130,8 +130,11 @@ export interface Store extends AsyncDisposable {
   tables(session?: Session): Promise<string[]>;
   /** Equal numbers: nobody, this process included, has committed in between. Takes no lock and writes nothing. */
   version(): Promise<number>;
-  /** Whether any other connection has committed since this was last called. */
-  othersCommitted(): Promise<boolean>;
+  /**
+   * A number that grows with every look that finds another connection to have committed since the look before: equal
+   * numbers, the same data. For writers: it opens the writing connection.
+   */
+  othersCommitted(): Promise<number>;
 }
 
 export interface TransactionOptions {

@@ -88,6 +88,11 @@ export interface Compiled {
   params: Value[];
 }
 
+/** The smallest one that is not less than `count`; 0 for 0. */
+function powerOfTwo(count: number): number {
+  return count === 0 ? 0 : 2 ** Math.ceil(Math.log2(count));
+}
+
 export function compile(query: Sql, compiler: Compiler): Compiled {
   let text = "";
   const params: Value[] = [];
@@ -100,10 +105,12 @@ export function compile(query: Sql, compiler: Compiler): Compiled {
     else if (part instanceof Identifier) text += compiler.quote(part.path);
     else if (part instanceof In) {
       text += "(";
-      part.values.forEach((value, i) => {
+      // Filled up with the last value: lists of every length would each be a statement of its own to prepare and keep.
+      const count = powerOfTwo(part.values.length);
+      for (let i = 0; i < count; i++) {
         if (i > 0) text += ",";
-        add(value);
-      });
+        add(part.values[Math.min(i, part.values.length - 1)] ?? null);
+      }
       text += ")";
     } else add(part.value);
   }

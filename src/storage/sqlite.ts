@@ -83,6 +83,7 @@ class SqliteStore implements Store {
   private writer: Connection | undefined;
   private queue: Promise<unknown> = Promise.resolve();
   private dataVersion: number | undefined;
+  private othersSeen = 0;
   private closed = false;
 
   constructor(path: string, options: SqliteOptions) {
@@ -109,7 +110,7 @@ class SqliteStore implements Store {
     const writer = this.open(false);
     try {
       // Recovering the log of a killed process, and the change to WAL, need the file for themselves for a moment.
-      writer.pragma("busy_timeout = 5000");
+      writer.pragma(`busy_timeout = ${this.blockingMs}`);
       if (writer.pragma("journal_mode") !== "wal") writer.pragma("journal_mode = WAL");
       writer.pragma("synchronous = NORMAL");
       // What refers to a legacy row that hive removes goes with it, or refuses aloud, as the schema says.
@@ -127,9 +128,14 @@ class SqliteStore implements Store {
     return writer;
   }
 
+  /** How long a call of the driver may wait, and block everything else meanwhile. */
+  private get blockingMs(): number {
+    return Math.min(this.options.busyTimeoutMs, 5_000);
+  }
+
   private open(readonly: boolean): Connection {
     if (this.closed) throw new HiveError("INTERNAL", "The database was closed.");
-    const connection = new Connection(this.location, readonly);
+    const connection = new Connection(this.location, readonly, this.blockingMs);
     this.opened.add(connection);
     return connection;
   }
@@ -460,12 +466,12 @@ class SqliteStore implements Store {
     return Number(this.readConnection().pragma("data_version"));
   }
 
-  async othersCommitted(): Promise<boolean> {
+  async othersCommitted(): Promise<number> {
     // Asked on the writer: for any other connection of ours, our own commits would count as somebody else's.
     const version = Number(this.writeConnection().pragma("data_version"));
-    const changed = this.dataVersion !== undefined && version !== this.dataVersion;
+    if (this.dataVersion !== undefined && version !== this.dataVersion) this.othersSeen += 1;
     this.dataVersion = version;
-    return changed;
+    return this.othersSeen;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -480,13 +486,18 @@ class SqliteStore implements Store {
 class Connection implements Transaction {
   private readonly db: Database.Database;
   private readonly path: string;
+  private readonly readonly: boolean;
   /** Bytes since the last checkpoint, roughly. */
   private inserted = 0;
   private readonly statements = new Map<string, Database.Statement>();
 
-  constructor(path: string, readonly: boolean) {
+  /** `waitMs`: for a file that is locked as a whole. The driver blocks while it waits, so not for long. */
+  constructor(path: string, readonly: boolean, waitMs: number) {
     this.path = path;
-    this.db = this.translate(() => new Database(path, { readonly, fileMustExist: true, timeout: readonly ? 5000 : 0 }));
+    this.readonly = readonly;
+    this.db = this.translate(
+      () => new Database(path, { readonly, fileMustExist: true, timeout: readonly ? waitMs : 0 }),
+    );
   }
 
   async all(query: Sql): Promise<Row[]> {
@@ -517,10 +528,12 @@ class Connection implements Transaction {
   }
 
   async insert(table: string, columns: readonly string[], rows: readonly Tuple[]): Promise<number> {
-    const perStatement = Math.max(1, Math.floor(MAX_INSERT_PARAMS / columns.length));
+    // Powers of two, so that few statements serve all numbers of rows.
+    let perStatement = 2 ** Math.floor(Math.log2(Math.max(1, MAX_INSERT_PARAMS / columns.length)));
     const head = compile(sql`INSERT INTO ${id(table)} (${ids(columns)}) VALUES `, compiler).text;
     const one = `(${columns.map(() => "?").join(",")})`;
     for (let start = 0; start < rows.length; start += perStatement) {
+      while (perStatement > rows.length - start) perStatement /= 2;
       const chunk = rows.slice(start, start + perStatement);
       const text = head + new Array(chunk.length).fill(one).join(",");
       const params: Value[] = [];
@@ -587,7 +600,7 @@ class Connection implements Transaction {
     try {
       return work();
     } catch (error) {
-      throw translated(error, this.path, statement);
+      throw translated(error, this.path, statement, this.readonly);
     }
   }
 }
@@ -647,29 +660,45 @@ function processStart(pid: number): string | null {
   }
 }
 
-function translated(error: unknown, path: string, statement: string | undefined): unknown {
+/** `reading`: on a connection that cannot write anyway. */
+function translated(error: unknown, path: string, statement: string | undefined, reading: boolean): unknown {
   if (!(error instanceof Error) || !("code" in error) || typeof error.code !== "string") return error;
   const code = error.code;
   const details = statement === undefined ? { sqlite: code } : { sqlite: code, statement: statement.slice(0, 300) };
-  const because = (hint: string) => ({ hint, details, cause: error });
+  // It lies with the file, not with the statement that happened to meet it first.
+  const because = (hint: string) => ({ hint, details: { sqlite: code }, cause: error });
   if (code.startsWith("SQLITE_BUSY") || code.startsWith("SQLITE_LOCKED")) {
-    return new HiveError("DATABASE_BUSY", `${path} is locked by another process.`, because("Run the command again."));
+    return new HiveError(
+      "DATABASE_BUSY",
+      `${path} is locked by another process${reading ? ", even for reading" : ""}.`,
+      because("Wait for it to end or commit, and run the command again. Nothing was written."),
+    );
   }
   if (code === "SQLITE_NOTADB") {
-    return new HiveError("NOT_A_DATABASE", `${path} is not a SQLite database.`, because("Check the path."));
+    return new HiveError(
+      "NOT_A_DATABASE",
+      `${path} is not a SQLite database.`,
+      because("Check the path: --database, HIVE_DATABASE or the config has to name the database file."),
+    );
   }
   if (code.startsWith("SQLITE_CORRUPT")) {
     return new HiveError(
       "DATABASE_CORRUPT",
       `${path} is damaged: ${error.message}.`,
-      because("Check it with PRAGMA integrity_check and restore it from a backup. hive has not changed it."),
+      because(
+        "Restore it from a backup, or recover what can be read with sqlite3's `.recover`; PRAGMA integrity_check says more. The damage is not of this command, which has stopped.",
+      ),
     );
   }
   if (code.startsWith("SQLITE_READONLY") || code === "SQLITE_CANTOPEN") {
     return new HiveError(
       "DATABASE_READ_ONLY",
-      `${path} cannot be ${code === "SQLITE_CANTOPEN" ? "opened" : "written"}: ${error.message}.`,
-      because("Check the permissions of the file and of its folder (SQLite keeps -wal and -shm files beside it)."),
+      `${path} cannot be ${reading ? "read" : "written"}: ${error.message}.`,
+      because(
+        reading
+          ? "Check the permissions of the file and of its folder. A database that hive has migrated is in WAL mode: even for reading, SQLite has to write its -wal and -shm files beside it. A copy in a folder that can be written will do."
+          : "Check the permissions of the file and of its folder (SQLite keeps -wal and -shm files beside it). Nothing was written.",
+      ),
     );
   }
   if (code === "SQLITE_FULL" || code === "SQLITE_IOERR_WRITE") {
@@ -680,6 +709,14 @@ function translated(error: unknown, path: string, statement: string | undefined)
     );
   }
   if (code.startsWith("SQLITE_CONSTRAINT"))
-    return new HiveError("CONSTRAINT", error.message, { details, cause: error });
-  return new HiveError("DATABASE_FAILED", `${path}: ${error.message}`, { details, cause: error });
+    return new HiveError("CONSTRAINT", error.message, {
+      hint: "A constraint or a trigger of the database refuses this. Nothing of this step was written.",
+      details,
+      cause: error,
+    });
+  return new HiveError("DATABASE_FAILED", `${path}: ${error.message}`, {
+    hint: "Nothing of this step was written. `hive verify` says whether every table is as it should be.",
+    details,
+    cause: error,
+  });
 }

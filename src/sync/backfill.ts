@@ -59,7 +59,7 @@ const EMPTY = {
 } as const;
 
 /** Below this many aggregates another thread costs more than it saves. */
-export const SECOND_THREAD_FROM = 10_000;
+export const SECOND_THREAD_FROM = 2_000;
 
 const PAGES_AHEAD = 4;
 
@@ -202,7 +202,7 @@ class Backfill {
     const reader = new PageReader(this.context, pager);
     if (start === null) {
       const quarantined = await this.context.store.snapshot((session) => pager.withoutKey(session));
-      await this.write(pager, { ...EMPTY, stamp: await this.pace.observe(), quarantined });
+      await this.write(pager, { ...EMPTY, stamp: await this.stamp(), quarantined });
       this.meter.add(quarantined.length);
     }
     for await (const judged of this.pages(pager, reader, start === null ? null : keyIn(layout.legacy.root, start))) {
@@ -217,7 +217,7 @@ class Backfill {
   private async *pages(pager: Pager, reader: PageReader, start: Value): AsyncGenerator<Judged> {
     let last: Pick<Judged, "after" | "more"> = { after: start, more: true };
     while (last.more) {
-      const stamp = await this.pace.observe();
+      const stamp = await this.stamp();
       if (this.thread && !this.pace.contended) {
         for await (const judged of this.ahead(this.thread, pager.layout.mapping.name, last.after)) {
           last = judged;
@@ -231,12 +231,17 @@ class Backfill {
     }
   }
 
+  /** A dry run does not look for others: looking needs the writing connection, and nothing is written. */
+  private async stamp(): Promise<number> {
+    return this.options.dryRun ? 0 : this.pace.observe();
+  }
+
   /** Keeps the other thread some pages ahead, so that neither waits when the other one is slow for a moment. */
   private async *ahead(thread: SecondThread, mapping: string, start: Value): AsyncGenerator<Judged> {
     const asked: Promise<Judged>[] = [];
     const ask = async (from?: Value) => {
       // Taken before the page is read: what is committed after it makes the page count as old.
-      const stamp = await this.pace.observe();
+      const stamp = await this.stamp();
       const page = thread.next(mapping, stamp, from).then((judged) => ({ ...(judged as Judged), stamp }));
       // A failure is met when it is this page's turn, not as an unhandled rejection.
       page.catch(() => undefined);

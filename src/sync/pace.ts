@@ -11,13 +11,6 @@ const CONTENDED_FOR_MS = 3_000;
 const FIRST_SLICE = 32;
 const MAX_SLICE = 2_000;
 
-/** What was seen, by store: the news is told once, and several operations of one process may work on the same store. */
-const SEEN = new WeakMap<object, number>();
-
-function seenOf(store: object): number {
-  return SEEN.get(store) ?? 0;
-}
-
 /**
  * Keeps hive's writes within the lock budget: says how many aggregates the next slice may hold, and waits between
  * slices. While others write: slices of at most 5 ms, at most 10 commits a second, at most `budget` of the time. When
@@ -31,14 +24,13 @@ export class Pace {
   private lastSliceAt = Number.NEGATIVE_INFINITY;
   private lastHeldMs = 0;
   private size = FIRST_SLICE;
-  private seen: number;
+  private seen: number | undefined;
   private perAggregateMs = 0.1;
 
   constructor(store: Pick<Store, "stats" | "othersCommitted">, clock: Clock, budget: number) {
     this.store = store;
     this.clock = clock;
     this.budget = budget;
-    this.seen = seenOf(store);
   }
 
   /** How many aggregates the next slice should have. */
@@ -50,15 +42,14 @@ export class Pace {
     return this.clock.monotonic() < this.contendedUntil;
   }
 
-  /** Looks for commits of others. The number grows with every look that found one: equal numbers, same data. */
+  /** Looks for commits of others. Equal numbers: the same data. */
   async observe(): Promise<number> {
-    if (await this.store.othersCommitted()) SEEN.set(this.store, seenOf(this.store) + 1);
-    const seen = seenOf(this.store);
-    if (seen !== this.seen) {
-      this.seen = seen;
+    const seen = await this.store.othersCommitted();
+    if (this.seen !== undefined && seen !== this.seen) {
       if (!this.contended) this.size = Math.min(this.size, FIRST_SLICE);
       this.contendedUntil = this.clock.monotonic() + CONTENDED_FOR_MS;
     }
+    this.seen = seen;
     return seen;
   }
 

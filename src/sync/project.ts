@@ -52,7 +52,7 @@ export async function projectDown(context: Context, options: ProjectDownOptions)
     if (!root) continue;
     let after: Value = null;
     for (;;) {
-      await pace.observe();
+      if (!options.dryRun) await pace.observe();
       const from: Value = after;
       const page = await store.snapshot(async (session) => {
         const values = await pageOfKeys(session, root, from, KEYS_PER_PAGE);

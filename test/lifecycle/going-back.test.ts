@@ -78,3 +78,21 @@ describe("back to a stage where both sides are written and the legacy side leads
     expect(await check(context, { agents: [AGENT] })).toMatchObject({ consistent: true });
   });
 });
+
+test("dry runs do not open the database for writing: a journal mode that hive would change stays", async () => {
+  const path = sampleDatabase({ tasks: 50 });
+  {
+    await using context = platformContext(path);
+    await migrateUp(context);
+  }
+  execute(path, "PRAGMA journal_mode = DELETE");
+  {
+    await using context = platformContext(path);
+    await backfill(context, { dryRun: true });
+    await check(context, { dryRun: true, repair: true });
+    await rollback(context, { dryRun: true });
+    await changeFlags(context, [{ agent: AGENT, flag: "dual-write", value: "on" }], { dryRun: true });
+    await migrateUp(context, { dryRun: true });
+  }
+  expect(select(path, "PRAGMA journal_mode")).toEqual([{ journal_mode: "delete" }]);
+});

@@ -70,7 +70,7 @@ async function journey(path: string, quarantined: number): Promise<void> {
   expect(integrity(path)).toBe("ok");
 }
 
-describe.skipIf(legacy === null)("the platform's database", () => {
+describe.skipIf(legacy === null)("the platform's database", { timeout: 180_000 }, () => {
   test("goes up and back down, every aggregate identical or quarantined, every legacy byte as it was", async () => {
     await journey(copyOf(legacy ?? ""), 1);
   });

@@ -1,4 +1,4 @@
-import { spawn as spawnProcess } from "node:child_process";
+import { type ChildProcess, spawn as spawnProcess } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { spawn as spawnTerminal } from "node-pty";
 import { type Io, main } from "../../src/cli/main.ts";
@@ -48,6 +48,10 @@ export async function hiveInProcess(args: readonly string[], options: IoOptions)
 export interface ProcessOptions {
   cwd: string;
   env?: Record<string, string>;
+  /** A command that runs it, e.g. as another user. */
+  through?: readonly string[];
+  /** Called with the process as soon as there is one. */
+  onStart?: (child: ChildProcess) => void;
   /** Called with each piece of stderr, to act while the command runs. */
   onStderr?: (text: string, kill: (signal: NodeJS.Signals) => void) => void;
 }
@@ -64,11 +68,13 @@ function childEnv(extra: Record<string, string> = {}): Record<string, string> {
 /** Runs the built hive as a process of its own: `npm test` builds it first. */
 export function runHive(args: readonly string[], options: ProcessOptions): Promise<Run & { signal: string | null }> {
   return new Promise((resolve, reject) => {
-    const child = spawnProcess(process.execPath, [LAUNCHER, ...args], {
+    const [command = process.execPath, ...words] = [...(options.through ?? []), process.execPath, LAUNCHER, ...args];
+    const child = spawnProcess(command, words, {
       cwd: options.cwd,
       env: childEnv(options.env),
       stdio: ["ignore", "pipe", "pipe"],
     });
+    options.onStart?.(child);
     let stdout = "";
     let stderr = "";
     child.stdout.setEncoding("utf8").on("data", (text: string) => {
