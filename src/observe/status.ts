@@ -247,7 +247,7 @@ function suggestions(
 ): Suggestion[] {
   const wanted = problems.flatMap(({ mend }) => (mend ? [mend] : []));
   // Where what is to be migrated is not there, this is most likely the wrong database.
-  const wrong = tables.missingLegacy.length > 0 && migrations.current === null;
+  const wrong = tables.legacy.length === 0 && migrations.current === null;
   if (wrong) return wanted;
   if (migrations.problems.length === 0 && migrations.pending > 0) {
     const why =

@@ -101,6 +101,8 @@ export interface WriteStats {
   heldMs: number;
   /** The same for the last transaction. */
   lastHeldMs: number;
+  /** The part of it before the COMMIT. */
+  lastWorkMs: number;
 }
 
 export interface Store extends AsyncDisposable {

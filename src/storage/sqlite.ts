@@ -73,7 +73,7 @@ interface Context {
 
 class SqliteStore implements Store {
   readonly dialect = dialect;
-  readonly stats: WriteStats = { commits: 0, heldMs: 0, lastHeldMs: 0 };
+  readonly stats: WriteStats = { commits: 0, heldMs: 0, lastHeldMs: 0, lastWorkMs: 0 };
   readonly location: string;
   private readonly options: SqliteOptions;
   private readonly context = new AsyncLocalStorage<Context>();
@@ -207,6 +207,7 @@ class SqliteStore implements Store {
       // A long transaction may have outlasted the lease: those who wait would take the lock over at the commit.
       for (const lease of leases) this.renew(connection, lease);
       await signal?.(`tx:${label}:before-commit`);
+      this.stats.lastWorkMs = clock.monotonic() - begun;
       connection.exec("COMMIT");
     } catch (error) {
       connection.rollback();

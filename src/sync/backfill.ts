@@ -63,6 +63,11 @@ export const SECOND_THREAD_FROM = 2_000;
 
 const PAGES_AHEAD = 4;
 
+/** How often a slice is judged again because others committed, before that is settled under the lock. */
+const MOST_ATTEMPTS = 5;
+
+const NONE: ReadonlySet<string> = new Set();
+
 /** How often the place is noted while there is nothing to write. */
 const NOTE_EVERY_MS = 1_000;
 
@@ -272,7 +277,7 @@ class Backfill {
   /** One transaction, or none where there is nothing to write and the place was noted a moment ago. */
   private async write(pager: Pager, judged: Judged): Promise<void> {
     const { writes, quarantined, solved } = judged;
-    const { store, clock } = this.context;
+    const { clock } = this.context;
     const idle = writes.length + quarantined.length + solved.length === 0;
     if (this.options.dryRun || (idle && clock.monotonic() - this.notedAt < NOTE_EVERY_MS)) {
       for (const counts of [this.counts, this.unsaved]) addUp(counts, judged);
@@ -280,47 +285,80 @@ class Backfill {
     }
     this.assertNotAborted();
     await this.pace.ready(this.options.abort);
-    let moved: ReadonlySet<string> = new Set();
-    let written = judged;
-    // While others write, everything that can be done without the lock is done before it is taken.
-    const staged = writes.length > 0 && this.pace.contended;
+    let current = judged;
+    let moved: ReadonlySet<string> | null = null;
     try {
-      await store.transaction(
-        "backfill",
-        async (tx) => {
-          await this.who.assertUnchanged(tx, this.context);
-          // Somebody committed since the snapshot: what was read may be old. Their keys are left out and read again.
-          const others = (await this.pace.observe()) !== judged.stamp;
-          if (others && writes.length > 0) {
-            moved = await pager.changedSince(tx, judged.read, new Set(writes.map((write) => write.key)));
-            if (moved.size > 0) written = { ...judged, writes: writes.filter((write) => !moved.has(write.key)) };
-          }
-          if (!staged && !others && writes.every((write) => !write.exists)) {
-            await insertNew(tx, pager.layout, writes);
-          } else if (writes.length > 0) {
-            if (!staged) await stage(tx, pager.layout, writes);
-            await moveStaged(tx, pager.layout, writes, moved);
-          }
-          await this.context.signal?.("backfill:moved");
-          for (const entry of quarantined) await quarantine(tx, this.context, entry);
-          const released = solved.filter((key) => !moved.has(key));
-          if (released.length > 0) await release(tx, pager.layout.mapping.name, released);
-          await this.note(tx, pager.layout.mapping.name, written, moved.size === 0 ? judged.cursor : null);
-        },
-        staged ? { before: (tx) => stage(tx, pager.layout, writes) } : {},
-      );
+      for (let attempt = 1; moved === null; attempt++) {
+        // Outside of the lock, and as often as it takes: reading again under it would keep others waiting.
+        if (current.writes.length > 0 && (await this.pace.observe()) !== current.stamp) {
+          current = await this.judgeAgain(pager, current);
+        }
+        moved = await this.tryWrite(pager, current, attempt >= MOST_ATTEMPTS);
+      }
     } catch (error) {
-      if (!(error instanceof HiveError) || error.code !== "CONSTRAINT" || writes.length === 0) throw error;
-      return this.writeApart(pager, judged, error);
+      if (!(error instanceof HiveError) || error.code !== "CONSTRAINT" || current.writes.length === 0) throw error;
+      return this.writeApart(pager, current, error);
     }
     this.notedAt = clock.monotonic();
     this.unsaved.clear();
-    addUp(this.counts, written);
-    if (writes.length > 0) this.pace.done(writes.length);
+    addUp(this.counts, withoutWrites(current, moved));
+    if (current.writes.length > 0) this.pace.done(current.writes.length);
     if (moved.size === 0) return;
+    const left = { ...EMPTY, writes: current.writes.filter((write) => moved?.has(write.key)), cursor: judged.cursor };
+    await this.settle(pager, await this.judgeAgain(pager, { ...left, stamp: current.stamp }));
+  }
+
+  /** What is to be written, as both sides are now. A legacy row that is gone is left out. */
+  private async judgeAgain(pager: Pager, judged: Judged): Promise<Judged> {
     const stamp = await this.pace.observe();
-    const again = await store.snapshot((session) => pager.some(session, [...moved]));
-    await this.settle(pager, { ...EMPTY, ...judgeAll(pager, again), stamp, read: again.legacy, cursor: judged.cursor });
+    const keys = judged.writes.map((write) => write.key);
+    const page = await this.context.store.snapshot((session) => pager.some(session, keys));
+    const now = judgeAll(pager, page);
+    return {
+      ...judged,
+      stamp,
+      read: page.legacy,
+      writes: now.writes,
+      quarantined: [...judged.quarantined, ...now.quarantined],
+      unchanged: [...judged.unchanged, ...now.unchanged],
+      solved: [...judged.solved.filter((key) => !keys.includes(key)), ...now.solved],
+    };
+  }
+
+  /**
+   * One transaction. The keys that were not written since their aggregates were changed after they were read; null
+   * where others have committed since, and nothing was done. With `insist` it finds out under the lock which keys
+   * those are, instead of giving up.
+   */
+  private async tryWrite(pager: Pager, judged: Judged, insist: boolean): Promise<ReadonlySet<string> | null> {
+    const { layout } = pager;
+    const { writes, quarantined, solved } = judged;
+    // While others write, everything that can be done without the lock is done before it is taken.
+    const staged = writes.length > 0 && this.pace.contended;
+    return this.context.store.transaction(
+      "backfill",
+      async (tx) => {
+        await this.who.assertUnchanged(tx, this.context);
+        const others = writes.length > 0 && (await this.pace.observe()) !== judged.stamp;
+        if (others && !insist) return null;
+        const keys = new Set(writes.map((write) => write.key));
+        const moved: ReadonlySet<string> = others ? await pager.changedSince(tx, judged.read, keys) : NONE;
+        if (!staged && !others && writes.every((write) => !write.exists)) {
+          await insertNew(tx, layout, writes);
+        } else if (writes.length > 0) {
+          if (!staged) await stage(tx, layout, writes);
+          await moveStaged(tx, layout, writes, moved);
+        }
+        await this.context.signal?.("backfill:moved");
+        for (const entry of quarantined) await quarantine(tx, this.context, entry);
+        const released = solved.filter((key) => !moved.has(key));
+        if (released.length > 0) await release(tx, layout.mapping.name, released);
+        const done = withoutWrites(judged, moved);
+        await this.note(tx, layout.mapping.name, done, moved.size === 0 ? judged.cursor : null);
+        return moved;
+      },
+      staged ? { before: (tx) => stage(tx, layout, writes) } : {},
+    );
   }
 
   /** One row that the database refuses must not keep back the others: halves, until it stands alone. */
@@ -440,6 +478,11 @@ export async function pageSource(context: Context, agents: readonly string[]): P
     place = judged;
     return { ...judged, read: [] };
   };
+}
+
+function withoutWrites(judged: Judged, keys: ReadonlySet<string>): Judged {
+  if (keys.size === 0) return judged;
+  return { ...judged, writes: judged.writes.filter((write) => !keys.has(write.key)) };
 }
 
 function judgeAll(pager: Pager, page: Page): Verdicts {

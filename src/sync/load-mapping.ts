@@ -59,7 +59,7 @@ function blamed(aggregate: AggregateMapping): AggregateMapping {
     },
   });
   const unanswered = (what: string, method: string, rows: Aggregate, cause?: unknown) =>
-    new HiveError("MAPPING_INVALID", `\`${method}\` of the mapping "${aggregate.name}" ${what}.`, {
+    new HiveError("MAPPING_INVALID", `\`${method}\` of the mapping "${aggregate.name}" ${what}`, {
       hint: "It has to answer for every row, however dirty: only `up` and `down` may refuse one.",
       details: { mapping: aggregate.name, method, tables: Object.keys(rows) },
       cause,

@@ -25,7 +25,8 @@ export class Pace {
   private lastHeldMs = 0;
   private size = FIRST_SLICE;
   private seen: number | undefined;
-  private perAggregateMs = 0.1;
+  private aggregateMs = 0.1;
+  private commitMs = 0.5;
 
   constructor(store: Pick<Store, "stats" | "othersCommitted">, clock: Clock, budget: number) {
     this.store = store;
@@ -65,14 +66,20 @@ export class Pace {
 
   /** After a slice of `count` aggregates was committed. */
   done(count: number): void {
+    const { lastHeldMs, lastWorkMs } = this.store.stats;
     this.lastSliceAt = this.clock.monotonic();
-    this.lastHeldMs = this.store.stats.lastHeldMs;
-    const measured = Math.max(this.lastHeldMs, 0.01) / Math.max(count, 1);
-    // One slow commit (a busy disk) must not make many small ones of all that follows.
-    const bounded = Math.min(measured, this.perAggregateMs * 4);
-    this.perAggregateMs += (bounded - this.perAggregateMs) * 0.3;
+    this.lastHeldMs = lastHeldMs;
+    // What each aggregate costs and what each commit costs, apart: a busy disk must not make slices small for ever.
+    this.aggregateMs = learn(this.aggregateMs, Math.max(lastWorkMs, 0.001) / Math.max(count, 1));
+    this.commitMs = learn(this.commitMs, Math.max(lastHeldMs - lastWorkMs, 0));
     const target = this.contended ? SLICE_MS : QUIET_SLICE_MS;
-    const wanted = Math.min(target / this.perAggregateMs, this.size * 2, MAX_SLICE);
+    const fits = Math.max(target - this.commitMs, target / 4) / this.aggregateMs;
+    const wanted = Math.min(fits, this.size * 2, MAX_SLICE);
     this.size = Math.max(this.contended ? 1 : FIRST_SLICE, Math.floor(wanted * 0.9));
   }
+}
+
+/** Follows what is measured, but an outlier only so far. */
+function learn(known: number, measured: number): number {
+  return known + (Math.min(measured, known * 4 + 0.01) - known) * 0.3;
 }

@@ -60,7 +60,7 @@ describe("the plain rules and the schema", () => {
 
   test("a refused value always comes with a problem", () => {
     expect(configProblems({ mapping: 5 })).toEqual([
-      { key: "mapping", what: "expected string, received number", nearest: null },
+      { key: "mapping", what: "expected a text, received a number", nearest: null },
     ]);
     expect(configProblems({ mapping: "hive" })).toEqual([]);
   });
@@ -194,15 +194,15 @@ describe("what is refused", () => {
   test("a wrong type: which key, and what was expected", async () => {
     const cwd = folderWith({ "hive.config.json": { lockBudget: "1 %" } });
     const error = await refusal(loadConfig({ env: {}, cwd }));
-    expect(error.message).toContain("lockBudget: expected number, received string");
+    expect(error.message).toContain("lockBudget: expected a number, received a text");
   });
 
   test("a value out of range in the environment, naming the variable", async () => {
     const cwd = temporaryDirectory();
     const high = await refusal(loadConfig({ env: { HIVE_LOCK_BUDGET: "2" }, cwd }));
-    expect(high.message).toContain("environment HIVE_LOCK_BUDGET: lockBudget: expected number to be <=1");
+    expect(high.message).toContain("environment HIVE_LOCK_BUDGET: lockBudget: expected a number to be <=1");
     const text = await refusal(loadConfig({ env: { HIVE_BUSY_TIMEOUT_MS: "soon" }, cwd }));
-    expect(text.message).toContain("HIVE_BUSY_TIMEOUT_MS: busyTimeoutMs: expected number, received string");
+    expect(text.message).toContain("HIVE_BUSY_TIMEOUT_MS: busyTimeoutMs: expected a number, received a text");
   });
 
   test("broken JSON and YAML: where", async () => {

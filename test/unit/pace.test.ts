@@ -18,7 +18,7 @@ function simulate(options: { fixedMs: number; perRowMs: number; othersEveryMs: n
     },
   };
   const store = {
-    stats: { commits: 0, heldMs: 0, lastHeldMs: 0 },
+    stats: { commits: 0, heldMs: 0, lastHeldMs: 0, lastWorkMs: 0 },
     othersCommitted: async () => {
       if (now >= othersAt) {
         othersAt = now + (options.othersEveryMs ?? Number.POSITIVE_INFINITY);
@@ -39,6 +39,7 @@ function simulate(options: { fixedMs: number; perRowMs: number; othersEveryMs: n
       slices.push({ at: now, held, contended, rows });
       now += held;
       store.stats.lastHeldMs = held;
+      store.stats.lastWorkMs = held - options.fixedMs;
       pace.done(rows);
       left -= rows;
       // Reading and mapping need no lock.
@@ -91,7 +92,7 @@ describe("the lock budget", () => {
   test("one slow commit does not make many small ones of all that follows", async () => {
     let now = 0;
     const clock = { now: () => now, monotonic: () => now, random: () => 0, id: () => "", sleep: async () => {} };
-    const store = { stats: { commits: 0, heldMs: 0, lastHeldMs: 10 }, othersCommitted: async () => 0 };
+    const store = { stats: { commits: 0, heldMs: 0, lastHeldMs: 10, lastWorkMs: 9 }, othersCommitted: async () => 0 };
     const pace = new Pace(store, clock, 0.01);
     for (let i = 0; i < 20; i++) pace.done(pace.slice);
     const before = pace.slice;

@@ -187,7 +187,7 @@ describe("what a mapping may not give", () => {
     ["another table", { new_carts: [root], new_line: [{ cart_id: 1n }] }, /rows for new_line, which is none of its/],
     ["several roots", { new_carts: [root, root] }, /^the mapping gave several rows for new_carts/],
     ["no root", {}, /^the mapping gave no row for new_carts/],
-    ["nothing", JSON.parse("null"), /^the mapping "carts" failed on it: TypeError/],
+    ["nothing", JSON.parse("null"), /^the mapping gave null: `up` has to give an object of rows by table/],
     ["a stray row", { new_carts: [root], new_lines: [{ cart_id: 2n, what: "x" }] }, /new_lines whose cart_id is 2/],
     ["a row without key", { new_carts: [root], new_lines: [{ what: "x" }] }, /new_lines whose cart_id is null/],
   ])("%s", async (_, result, reason) => {

@@ -44,12 +44,10 @@ export const check = defineCommand<CheckResult>({
     const lines = [ui.wrap(compared, 2)];
     if (result.note !== null) lines.push(ui.wrap(`(${ui.text(result.note)})`, 2));
     lines.push(await ui.table(shown, { indent: 2 }));
-    if (mended) lines.push(ui.wrap(`Repaired: ${repairedText(result)}.`, 2));
-    else {
-      if (found > 0) lines.push(await driftText(result, ui));
-      if (result.repaired > 0)
-        lines.push(`${thousands(result.repaired)} ${result.dryRun ? "would be repaired" : "repaired"}.`);
-    }
+    if (mended) lines.push(`Drift found: ${foundText(result)}.`);
+    else if (found > 0) lines.push(await driftText(result, ui));
+    if (result.repaired > 0)
+      lines.push(`${thousands(result.repaired)} ${result.dryRun ? "would be repaired" : "repaired"}.`);
     for (const one of result.unrepaired) {
       lines.push(ui.wrap(ui.paint("bad", `not repaired: ${one.mapping} ${one.key}: ${one.reason}`), 2));
     }
@@ -60,8 +58,8 @@ export const check = defineCommand<CheckResult>({
   exit: (result) => (result.consistent ? 0 : 3),
 });
 
-/** "30 missing written, 1 different made equal, 2 extra removed" */
-function repairedText({ missing, extra, different }: CheckResult): string {
+/** "30 missing, 1 different" */
+function foundText({ missing, extra, different }: CheckResult): string {
   const parts: [number, string][] = [
     [missing, "missing"],
     [different, "different"],
