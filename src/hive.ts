@@ -69,6 +69,16 @@ export interface QuarantineFilter {
   all?: boolean;
 }
 
+export interface KeptFilter {
+  agents?: readonly string[];
+  mapping?: string;
+  keys?: readonly string[];
+  /** At most so many. Default: 100. */
+  limit?: number;
+  /** Those that come after this `seq`: the `next` of the page before. */
+  after?: number;
+}
+
 export interface MappingTestOptions {
   keys?: readonly string[];
   mapping?: string;
@@ -97,6 +107,10 @@ export interface Hive extends AsyncDisposable {
     list(filter?: QuarantineFilter): Promise<results.QuarantineListResult>;
     retry(filter?: QuarantineFilter & ChangeOptions): Promise<results.QuarantineRetryResult>;
     discard(filter?: QuarantineFilter & ChangeOptions): Promise<results.QuarantineDiscardResult>;
+  };
+  /** Whole aggregates that hive kept before it took them away. */
+  readonly kept: {
+    list(filter?: KeptFilter): Promise<results.KeptListResult>;
   };
   readonly audit: {
     list(filter?: AuditFilter): Promise<results.AuditListResult>;
@@ -150,6 +164,9 @@ export async function openHive(settings: Settings, options: OpenOptions = {}): P
       list: async (filter) => (await import("./sync/quarantine.ts")).listQuarantine(context, filter),
       retry: async (o) => (await import("./sync/quarantine.ts")).retryQuarantine(context, o),
       discard: async (o) => (await import("./sync/quarantine.ts")).discardQuarantine(context, o),
+    },
+    kept: {
+      list: async (filter) => (await import("./sync/kept.ts")).listKept(context, filter),
     },
     audit: {
       list: async (filter) => {

@@ -35,6 +35,7 @@ export {
   databasePath,
   type FlagOptions,
   type Hive,
+  type KeptFilter,
   type MappingTestOptions,
   type MigrateDownOptions,
   type MigrateUpOptions,

@@ -138,6 +138,8 @@ export const check = z.object({
   unrepaired: z.array(z.object({ mapping: z.string(), key: z.string(), reason: z.string() })),
   /** Whether the verdict was noted for the guards of the stages. */
   recorded: z.boolean(),
+  /** Why it was not; null if it was. */
+  unrecorded: z.string().nullable(),
   note: z.string().nullable(),
   dryRun: z.boolean(),
 });
@@ -156,9 +158,35 @@ export const quarantineList = z.object({ entries: z.array(quarantineEntry) });
 export const quarantineRetry = z.object({
   retried: z.number(),
   released: z.number(),
+  /** Those that are still in quarantine; with --dry-run those that would be tried. */
   entries: z.array(quarantineEntry),
+  dryRun: z.boolean(),
 });
-export const quarantineDiscard = z.object({ discarded: z.number(), dryRun: z.boolean() });
+export const quarantineDiscard = z.object({
+  discarded: z.number(),
+  entries: z.array(quarantineEntry),
+  dryRun: z.boolean(),
+});
+
+export const keptEntry = z.object({
+  seq: z.number(),
+  at: time,
+  mapping: z.string(),
+  key: z.string(),
+  /** Empty for rows that belonged to no aggregate any more. */
+  agent: z.string(),
+  side,
+  reason: z.string(),
+  /** Rows by table. What JSON has no value for is tagged: $int, $real, $blob. */
+  aggregate: z.unknown(),
+});
+export const keptList = z.object({
+  entries: z.array(keptEntry),
+  /** How many there are on all pages. */
+  total: z.number(),
+  /** Where the next page begins (--after); null on the last one. */
+  next: z.number().nullable(),
+});
 
 export const mappingTest = z.object({
   samples: z.array(
@@ -269,6 +297,7 @@ export const RESULTS = {
   "quarantine list": quarantineList,
   "quarantine retry": quarantineRetry,
   "quarantine discard": quarantineDiscard,
+  "kept list": keptList,
   "mapping test": mappingTest,
   rollback,
   "audit list": auditList,
@@ -294,6 +323,8 @@ export type QuarantineEntry = z.infer<typeof quarantineEntry>;
 export type QuarantineListResult = z.infer<typeof quarantineList>;
 export type QuarantineRetryResult = z.infer<typeof quarantineRetry>;
 export type QuarantineDiscardResult = z.infer<typeof quarantineDiscard>;
+export type KeptEntry = z.infer<typeof keptEntry>;
+export type KeptListResult = z.infer<typeof keptList>;
 export type MappingTestResult = z.infer<typeof mappingTest>;
 export type RollbackResult = z.infer<typeof rollback>;
 export type AuditEntry = z.infer<typeof auditEntry>;

@@ -1,5 +1,6 @@
 import { parentPort, workerData } from "node:worker_threads";
 import type { Settings } from "./config.ts";
+import { asHiveError, type ErrorCode } from "./errors.ts";
 import { openHive } from "./hive.ts";
 import type { Value } from "./storage/port.ts";
 import { pageSource } from "./sync/backfill.ts";
@@ -13,24 +14,36 @@ import { comparer } from "./sync/check.ts";
 export interface ThreadData {
   settings: Settings;
   agents: readonly string[];
+  /** 1: nobody waits for answers any more. */
+  closing: Int32Array;
 }
 
 export type Request =
   | { do: "next"; mapping: string; stamp: number; from?: Value }
   | { do: "openView" }
-  | { do: "compare"; mapping: string; from: Value };
+  | { do: "compare"; mapping: string; from: Value }
+  | { do: "end" };
 
-export type Answer = { result: unknown } | { error: { code: string; message: string } };
+/** An error as it can be posted: with all that a person is told. */
+interface PlainError {
+  code: ErrorCode;
+  message: string;
+  hint: string | undefined;
+  details: Record<string, unknown>;
+}
+
+export type Answer = { result: unknown } | { error: PlainError };
 
 const port = parentPort;
 if (port) {
-  const { settings, agents } = workerData as ThreadData;
+  const { settings, agents, closing } = workerData as ThreadData;
   const opening = openHive(settings, { secondThread: false }).then(async (hive) => ({
+    hive,
     next: await pageSource(hive.context, agents),
     view: await comparer(hive.context, agents),
   }));
   const answer = async (request: Request): Promise<unknown> => {
-    const { next, view } = await opening;
+    const { hive, next, view } = await opening;
     switch (request.do) {
       case "next":
         return next(request.mapping, request.stamp, request.from);
@@ -38,12 +51,19 @@ if (port) {
         return view.open();
       case "compare":
         return view.compare(request.mapping, request.from);
+      case "end":
+        return hive[Symbol.asyncDispose]();
     }
   };
   // One after the other: each page begins where the one before it ended.
   let queue = Promise.resolve();
   port.on("message", (request: Request) => {
     queue = queue.then(async () => {
+      if (request.do === "end") {
+        await answer(request).catch(() => undefined);
+        return port.close();
+      }
+      if (Atomics.load(closing, 0) === 1) return;
       try {
         const result = await answer(request);
         port.postMessage({ result } satisfies Answer);
@@ -54,7 +74,7 @@ if (port) {
   });
 }
 
-function asPlain(error: unknown): { code: string; message: string } {
-  const code = error instanceof Error && "code" in error ? String(error.code) : "INTERNAL";
-  return { code, message: error instanceof Error ? error.message : String(error) };
+function asPlain(error: unknown): PlainError {
+  const { code, message, hint, details } = asHiveError(error);
+  return { code, message, hint, details };
 }

@@ -2,7 +2,7 @@ import { availableParallelism } from "node:os";
 import { Worker } from "node:worker_threads";
 import type { Settings } from "./config.ts";
 import type { SecondThread } from "./context.ts";
-import { ERROR_CODES, type ErrorCode, HiveError } from "./errors.ts";
+import { HiveError } from "./errors.ts";
 import type { Value } from "./storage/port.ts";
 import type { Answer, Request, ThreadData } from "./thread-worker.ts";
 
@@ -13,20 +13,29 @@ export function startThread(settings: Settings, agents: readonly string[]): Seco
   return new Thread({ settings, agents });
 }
 
+const MOMENT_MS = 1_000;
+
 class Thread implements SecondThread {
   private readonly worker: Worker;
+  /** Shared with the thread, which sees it before it looks at its messages. */
+  private readonly closing: Int32Array;
   /** In the order in which they were asked, which is the order of the answers. */
   private readonly waiting: { resolve: (result: unknown) => void; reject: (error: Error) => void }[] = [];
   private failed: Error | undefined;
 
-  constructor(data: ThreadData) {
-    this.worker = new Worker(new URL("./thread-worker.js", import.meta.url), { workerData: data });
+  constructor(data: Omit<ThreadData, "closing">) {
+    this.closing = new Int32Array(new SharedArrayBuffer(4));
+    const workerData: ThreadData = { ...data, closing: this.closing };
+    this.worker = new Worker(new URL("./thread-worker.js", import.meta.url), { workerData });
     this.worker.once("exit", () => this.fail(new HiveError("INTERNAL", "The second thread ended unexpectedly.")));
     this.worker.on("error", (error) => this.fail(error));
     this.worker.on("message", (answer: Answer) => {
       const first = this.waiting.shift();
       if ("result" in answer) first?.resolve(answer.result);
-      else first?.reject(new HiveError(codeOf(answer.error.code), answer.error.message));
+      else {
+        const { code, message, hint, details } = answer.error;
+        first?.reject(new HiveError(code, message, { ...(hint === undefined ? {} : { hint }), details }));
+      }
     });
   }
 
@@ -42,9 +51,18 @@ class Thread implements SecondThread {
     return this.ask({ do: "compare", mapping, from });
   }
 
-  /** At once, also in the middle of an answer: it only reads. */
+  /**
+   * What was asked and is not answered yet is dropped. The thread gets a moment to end by itself: one that is terminated
+   * while its driver is about to throw takes the whole process with it.
+   */
   async close(): Promise<void> {
-    await this.worker.terminate();
+    if (this.failed) return;
+    const ended = new Promise<void>((resolve) => this.worker.once("exit", () => resolve()));
+    Atomics.store(this.closing, 0, 1);
+    this.worker.postMessage({ do: "end" } satisfies Request);
+    const late = setTimeout(() => void this.worker.terminate(), MOMENT_MS);
+    await ended;
+    clearTimeout(late);
   }
 
   private ask(request: Request): Promise<unknown> {
@@ -59,8 +77,4 @@ class Thread implements SecondThread {
     this.failed ??= error;
     for (const { reject } of this.waiting.splice(0)) reject(error);
   }
-}
-
-function codeOf(code: string): ErrorCode {
-  return code in ERROR_CODES ? (code as ErrorCode) : "INTERNAL";
 }

@@ -112,7 +112,10 @@ async function confirmed(command: Command, input: Input, scope: Scope): Promise<
     if (scope.yes) return;
     const { confirm } = await import("./prompt.ts");
     if (await confirm(io, ui.text(question.question))) return;
-    throw new HiveError("CONFIRMATION_NEEDED", "Not confirmed: nothing was changed.", { details: question.details });
+    throw new HiveError("CONFIRMATION_NEEDED", "Not confirmed: nothing was changed.", {
+      hint: "Run it again and answer with yes, or give --yes.",
+      details: question.details,
+    });
   }
   throw new HiveError(
     "CONFIRMATION_NEEDED",

@@ -135,7 +135,7 @@ export function overview(group?: string, entries: readonly Entry[] = registry): 
   const line = (left: string, right: string) => fold(`  ${left.padEnd(width)}  ${right}`, width + 4);
   return [
     group === undefined
-      ? "hive moves a live system from its legacy database schema to a unified one, and back."
+      ? fold("hive moves a live system from its legacy database schema to a unified one, and back.", 0)
       : `hive ${group}: ${thousands(shown.length)} commands.`,
     "",
     `Usage: hive [options] ${group === undefined ? "COMMAND" : `${group} COMMAND`}`,

@@ -110,6 +110,11 @@ export const registry: readonly Entry[] = [
     load: async () => (await import("./commands/quarantine.ts")).discard,
   },
   {
+    name: "kept list",
+    summary: "show what hive kept before it took it away",
+    load: async () => (await import("./commands/kept.ts")).list,
+  },
+  {
     name: "rollback",
     summary: "take agents back to an earlier stage, losing nothing",
     load: async () => (await import("./commands/rollback.ts")).rollback,

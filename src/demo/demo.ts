@@ -238,7 +238,7 @@ class Journey {
     this.presenter.title("Stages: shadow, then live");
     this.presenter.say(
       "In shadow, both sides are read and compared, and legacy answers. In live, the unified side answers and has " +
-        "the authority; it needs a finished backfill and a fresh, consistent check, and both are there now.",
+        "the authority; it needs a finished backfill and a fresh, consistent check, made in shadow.",
     );
     await this.step("stages shadow and live", async () => {
       await this.hive(["flags", "set", AGENT, "reads=shadow"], schemas.flagsChange);

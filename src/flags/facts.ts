@@ -46,6 +46,7 @@ export async function readStanding(context: Context, session: Session, agents: r
         mapping.aggregates,
       ),
       check: checkFact(checks.find((row) => row.agent === agent)),
+      stageSince: stageSince(stored, agent),
       now: clock.now(),
       checkMaxAgeMs: settings.checkMaxAgeMinutes * 60_000,
     });
@@ -68,17 +69,19 @@ export interface StoredFlag {
   readonly agent: string;
   readonly flag: string;
   readonly value: string;
+  /** Milliseconds since the epoch; NaN where it cannot be read. */
+  readonly changedAt: number;
   /** False for a flag or a value that does not exist, e.g. `reads` = `on`. It counts as off. */
   readonly valid: boolean;
 }
 
 export async function readFlags(session: Session): Promise<StoredFlag[]> {
-  const rows = await session.all(sql`SELECT agent, flag, value FROM hive_flags ORDER BY agent, flag`);
+  const rows = await session.all(sql`SELECT agent, flag, value, changed_at FROM hive_flags ORDER BY agent, flag`);
   return rows.map((row) => {
     const flag = FLAGS.find((one) => one === row.flag);
     const value = String(row.value);
     const valid = flag !== undefined && readSetting(flag, value) !== null;
-    return { agent: String(row.agent), flag: String(row.flag), value, valid };
+    return { agent: String(row.agent), flag: String(row.flag), value, changedAt: timeOf(row.changed_at), valid };
   });
 }
 
@@ -91,6 +94,12 @@ export function stateOf(stored: readonly StoredFlag[], agent: string): FlagState
     if (setting) state = { ...state, [setting.flag]: setting.value };
   }
   return state;
+}
+
+/** When the flags that make its stage last changed. */
+function stageSince(stored: readonly StoredFlag[], agent: string): number {
+  const making = stored.filter((one) => one.agent === agent && (one.flag === "dual-write" || one.flag === "reads"));
+  return Math.max(...making.map((one) => one.changedAt));
 }
 
 /** Flags that only SQL can have written: values that do not exist, and pairs that are no stage. */
@@ -148,7 +157,10 @@ function checkFact(row: Row | undefined): CheckFact | null {
 
 /** NaN for what cannot be read: every comparison with it fails, so that the gate stays closed. */
 function timeOf(value: unknown): number {
-  return typeof value === "string" ? Date.parse(value) : Number.NaN;
+  if (typeof value !== "string") return Number.NaN;
+  // As SQLite's CURRENT_TIMESTAMP writes it, which is UTC.
+  const zoneless = /^(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d(?:\.\d+)?)$/.exec(value);
+  return Date.parse(zoneless ? `${zoneless[1]}T${zoneless[2]}Z` : value);
 }
 
 export interface MappingTables {

@@ -53,8 +53,10 @@ export async function changeFlags(
   const planned = await store.snapshot(plan);
   if (options.dryRun || planned.every(({ changes }) => changes.length === 0)) return resultOf(planned, options);
 
-  const apply = (projected: readonly string[], projection?: ProjectDownResult) =>
+  const apply = (projected: readonly string[], carried?: CarriedDown) =>
     store.transaction("flags", async (tx) => {
+      if (carried && !(await carried.isStillAll())) return null;
+      const projection = carried?.projection;
       // Somebody may have moved an agent since the plan was made: what counts is what is so now.
       const decided = await plan(tx);
       for (const { agent, changes, forced } of decided) {
@@ -64,21 +66,58 @@ export async function changeFlags(
       return resultOf(decided, options);
     });
 
-  if (projecting(planned).length === 0) return apply([]);
+  const applyNow = async () => (await apply([])) ?? resultOf(planned, options);
+  if (projecting(planned).length === 0) return applyNow();
   return store.withLock("rollout", lockOptions(context, options, "hive flags"), async () => {
     const agents = projecting(await store.snapshot(plan));
-    if (agents.length === 0) return apply([]);
-    const { projectDown } = await import("../sync/project.ts");
-    const { reason, abort, onProgress } = options;
-    const result = await apply(agents, await projectDown(context, { agents, reason, abort, onProgress }));
+    if (agents.length === 0) return applyNow();
+    const result = await carryDownAnd(context, agents, options, (carried) => apply(agents, carried));
     await levelUnified(context, agents, options);
     return result;
   });
 }
 
+export interface CarriedDown {
+  readonly projection: ProjectDownResult;
+  /** Inside the transaction that flips: whether nobody has committed since the carrying began. */
+  isStillAll(): Promise<boolean>;
+}
+
+/** Among writers that never pause there is no moment without a commit; what they write meanwhile is kept later. */
+const MOST_PASSES = 4;
+
+/**
+ * Carries down what these agents wrote on the unified side, then flips. A flip that finds that others have committed
+ * in between gives null, and all is done again: what they wrote would have been left behind.
+ */
+export async function carryDownAnd<T>(
+  context: Context,
+  agents: readonly string[],
+  options: Pick<ChangeOptions, "reason" | "abort" | "onProgress">,
+  flip: (carried: CarriedDown) => Promise<T | null>,
+): Promise<T> {
+  const { store } = context;
+  const { reason, abort, onProgress } = options;
+  const { projectDown } = await import("../sync/project.ts");
+  const sum: ProjectDownResult = { projected: 0, unchanged: 0, kept: 0, quarantined: 0 };
+  for (let pass = 1; ; pass++) {
+    const before = await store.othersCommitted();
+    const found = await projectDown(context, { agents, reason, abort, onProgress });
+    sum.projected += found.projected;
+    sum.kept += found.kept;
+    sum.unchanged = found.unchanged;
+    sum.quarantined = found.quarantined;
+    const result = await flip({
+      projection: { ...sum },
+      isStillAll: async () => pass >= MOST_PASSES || (await store.othersCommitted()) === before,
+    });
+    if (result !== null) return result;
+  }
+}
+
 /**
  * After agents went back to a stage at which both sides are written and the legacy side leads: makes the unified side
- * say what the legacy side says. What it held besides was kept on the way down.
+ * say what the legacy side says. What it held besides was kept on the way down, or is kept now.
  */
 export async function levelUnified(
   context: Context,
@@ -91,7 +130,7 @@ export async function levelUnified(
   if (level.length === 0) return;
   const { reason, abort, onProgress, lockTimeoutMs, onWait } = options;
   const { backfill } = await import("../sync/backfill.ts");
-  await backfill(context, { agents: level, reason, abort, onProgress, lockTimeoutMs, onWait });
+  await backfill(context, { agents: level, reason, abort, onProgress, lockTimeoutMs, onWait, keepLosses: true });
 }
 
 /**

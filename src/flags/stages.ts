@@ -135,6 +135,8 @@ export interface Facts {
   readonly missingLegacy: readonly string[] | null;
   readonly backfill: BackfillFact;
   readonly check: CheckFact | null;
+  /** When dual-write or reads last changed, in milliseconds since the epoch; -Infinity where they never did. */
+  readonly stageSince: number;
   /** Milliseconds since the epoch. */
   readonly now: number;
   readonly checkMaxAgeMs: number;
@@ -240,6 +242,8 @@ function walk(agent: string, settings: readonly FlagSetting[], state: FlagState,
     steps.push(step);
     now = applied(now, setting);
     if (step.stalesBackfill && known.backfill.state !== "none") known = { ...known, backfill: { state: "stale" } };
+    // No check can have come between two steps of one command.
+    if (step.stageAfter !== step.stageBefore) known = { ...known, stageSince: Number.POSITIVE_INFINITY };
   }
   return { steps, refusals, state: now };
 }
@@ -392,6 +396,9 @@ function withoutCheck(agent: string, facts: Facts): Refusal[] {
   if (facts.backfill.state === "finished" && !(check.at >= facts.backfill.finishedAt)) {
     return refused("its last check is older than the end of its backfill");
   }
+  // What was so under other flags, when other sides were written and another one led, says nothing about this stage.
+  // Not older is enough: a check may follow the flag within the millisecond.
+  if (!(check.at >= facts.stageSince)) return refused("its last check is from an earlier stage");
   return [];
 }
 

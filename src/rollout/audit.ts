@@ -70,10 +70,20 @@ function toEntry(row: Row): AuditEntry {
     action: String(row.action),
     agent: row.agent === null ? null : String(row.agent),
     reason: row.reason === null ? null : String(row.reason),
-    before: row.before === null ? null : JSON.parse(String(row.before)),
-    after: row.after === null ? null : JSON.parse(String(row.after)),
+    before: parsed(row.before),
+    after: parsed(row.after),
     hash: String(row.hash),
   };
+}
+
+/** JSON of the ledger. What somebody made of it by hand is shown as it is, rather than nothing at all. */
+export function parsed(value: unknown): unknown {
+  if (value === null || value === undefined) return null;
+  try {
+    return JSON.parse(String(value));
+  } catch {
+    return String(value);
+  }
 }
 
 const VERIFY_PAGE = 1_000;

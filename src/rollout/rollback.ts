@@ -1,7 +1,7 @@
 import { type Context, lockOptions } from "../context.ts";
 import { HiveError } from "../errors.ts";
 import { readStanding } from "../flags/facts.ts";
-import { applySteps, levelUnified, movedMeanwhile, refusal } from "../flags/flags.ts";
+import { applySteps, type CarriedDown, carryDownAnd, levelUnified, movedMeanwhile, refusal } from "../flags/flags.ts";
 import {
   ALL_OFF,
   decide,
@@ -53,9 +53,21 @@ export async function rollback(context: Context, options: RollbackOptions = {}):
     let carried = none;
     for (const stage of [...STAGES].reverse()) {
       const steps = current.steps.filter(({ change }) => change.stageBefore === stage);
-      const crossing = steps.filter(({ change }) => change.projectDown).map(({ agent }) => agent);
-      const projection = crossing.length === 0 ? undefined : await carryDown(context, crossing, options);
-      if (projection) {
+      const crossing = steps.filter(({ change }) => change.projectDown);
+      if (crossing.length > 0) {
+        const left = new Set(crossing);
+        const projection = await carryDownAnd(
+          context,
+          crossing.map(({ agent }) => agent),
+          options,
+          async (down) => {
+            for (const step of left) {
+              if (!(await stepBack(context, step.agent, step.change, options, down))) return null;
+              left.delete(step);
+            }
+            return down.projection;
+          },
+        );
         carried = {
           projected: carried.projected + projection.projected,
           unchanged: projection.unchanged,
@@ -65,8 +77,7 @@ export async function rollback(context: Context, options: RollbackOptions = {}):
         };
       }
       for (const { agent, change } of steps) {
-        if (options.abort?.aborted) throw interrupted();
-        await stepBack(context, agent, change, options, projection);
+        if (!change.projectDown) await stepBack(context, agent, change, options);
       }
     }
     const gaveBack = current.steps.filter(({ change }) => change.projectDown).map(({ agent }) => agent);
@@ -133,14 +144,17 @@ function settingBack(state: FlagState): FlagSetting {
   return settingBetween(stage, previousStage(stage) ?? "off");
 }
 
+/** False, and nothing done, where others have committed since their writes were carried down. */
 async function stepBack(
   context: Context,
   agent: string,
   planned: FlagStep,
   options: RollbackOptions,
-  projection: ProjectDownResult | undefined,
-): Promise<void> {
-  await context.store.transaction("rollback", async (tx) => {
+  carried?: CarriedDown,
+): Promise<boolean> {
+  if (options.abort?.aborted) throw interrupted();
+  return context.store.transaction("rollback", async (tx) => {
+    if (carried && !(await carried.isStillAll())) return false;
     const { states, facts } = await readStanding(context, tx, [agent]);
     const state = states.get(agent) ?? ALL_OFF;
     const known = facts.get(agent);
@@ -148,7 +162,9 @@ async function stepBack(
     if (!known || effectiveStage(state) !== planned.stageBefore) throw movedMeanwhile(agent);
     const decision = decide({ agent, settings: [planned.setting], force: false }, state, known);
     if (!decision.ok) throw refusal([{ agent, refusals: decision.refusals }]);
+    const projection = carried?.projection;
     await applySteps(tx, context, agent, decision.changes, { action: "rollback", reason: options.reason, projection });
+    return true;
   });
 }
 

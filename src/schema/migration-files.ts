@@ -181,6 +181,7 @@ function readText(path: string): string {
     return new TextDecoder("utf-8", { fatal: true }).decode(readFileSync(path));
   } catch (cause) {
     throw new HiveError("MIGRATION_INVALID", `${path} cannot be read as UTF-8 text.`, {
+      hint: "Save it as UTF-8, and check that it may be read.",
       details: { file: path },
       cause,
     });
@@ -259,7 +260,12 @@ export function parseSections(text: string, file: string): Sections {
   const down = downMarker ? text.slice(downMarker.end) : "";
   const upStatements = allowed(statements(up, file, lineAt(text, upMarker.end)), file);
   if (upStatements.length === 0) {
-    throw invalid(file, lineAt(text, upMarker.start), "there is no statement under `-- migrate:up`");
+    throw invalid(
+      file,
+      lineAt(text, upMarker.start),
+      "there is no statement under `-- migrate:up`",
+      "Write what the migration does there, or delete the file.",
+    );
   }
   const downStatements = downMarker ? allowed(statements(down, file, lineAt(text, downMarker.end)), file) : [];
   // An empty down section says nothing about how to go back: it must not be recorded as having done so.

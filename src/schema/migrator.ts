@@ -374,28 +374,31 @@ async function refuseLoss(
     }
   }
   if (options.force) return;
+  const lost: { what: string; hint: string }[] = [];
   const filled = steps.flatMap((step) =>
     (step.record.detail?.filled ?? []).map((table) => `${table} (${step.record.name})`),
   );
   if (filled.length > 0) {
-    throw new HiveError(
-      "GUARD_REFUSED",
-      `Rows that were there before hive came would be deleted: ${filled.join(", ")}.`,
-      {
-        hint: "Reverting an adopted migration empties its tables. If the rows may go, add --force --reason TEXT.",
-        details: { tables: filled },
-      },
-    );
+    lost.push({
+      what: `Rows that were there before hive came would be deleted: ${filled.join(", ")}.`,
+      hint: "Reverting an adopted migration empties its tables.",
+    });
   }
+  let kept = 0;
   if (dropsLedger && (await store.table("hive_kept", session)) !== null) {
-    const kept = Number((await session.all(sql`SELECT count(*) AS n FROM hive_kept`))[0]?.n ?? 0);
-    if (kept > 0) {
-      throw new HiveError("GUARD_REFUSED", `hive_kept holds ${kept} aggregates that no other table has.`, {
-        hint: "Look at them first. With --force --reason TEXT they are saved to a file beside the database and dropped.",
-        details: { kept },
-      });
-    }
+    kept = Number((await session.all(sql`SELECT count(*) AS n FROM hive_kept`))[0]?.n ?? 0);
   }
+  if (kept > 0) {
+    lost.push({
+      what: `hive_kept holds ${kept} ${kept === 1 ? "aggregate" : "aggregates"} that no other table has.`,
+      hint: "Look at them with `hive kept list`; they would be saved to a file beside the database and dropped.",
+    });
+  }
+  if (lost.length === 0) return;
+  throw new HiveError("GUARD_REFUSED", lost.map(({ what }) => what).join(" "), {
+    hint: `${lost.map(({ hint }) => hint).join(" ")} If they may go, add --force --reason TEXT.`,
+    details: { ...(filled.length > 0 && { tables: filled }), ...(kept > 0 && { kept }) },
+  });
 }
 
 function downSql(step: DownStep): string {

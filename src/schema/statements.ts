@@ -123,9 +123,6 @@ export function lineAt(text: string, position: number): number {
   return line;
 }
 
-export function invalid(file: string, line: number, what: string, hint?: string): HiveError {
-  return new HiveError("MIGRATION_INVALID", `${file}, line ${line}: ${what}.`, {
-    ...(hint === undefined ? {} : { hint }),
-    details: { file, line },
-  });
+export function invalid(file: string, line: number, what: string, hint = "Correct the file there."): HiveError {
+  return new HiveError("MIGRATION_INVALID", `${file}, line ${line}: ${what}.`, { hint, details: { file, line } });
 }

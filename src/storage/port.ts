@@ -8,11 +8,30 @@ export type Row = Record<string, Value>;
 /** A row of somebody's data, by column position: INTEGER as `bigint`, REAL as `number`, so that nothing is rounded. */
 export type Tuple = Value[];
 
+/** The first rows of a query, or all of them. */
+export interface Portion {
+  readonly rows: Tuple[];
+  /** The query has no more. */
+  readonly complete: boolean;
+}
+
+/** Roughly what a row takes: the characters of its texts, the bytes of its blobs. */
+export function tupleSize(row: Tuple): number {
+  let size = 0;
+  for (const value of row) if (typeof value === "string" || value instanceof Uint8Array) size += value.length;
+  return size;
+}
+
 export interface Session {
   /** All rows. For hive's own tables and for catalogue questions. */
   all(query: Sql): Promise<Row[]>;
   /** All rows with exact values, by position. For the tables that are being migrated. */
   tuples(query: Sql): Promise<Tuple[]>;
+  /**
+   * As `tuples`, but no further than the row with which they go beyond `maxBytes` (of texts and blobs, roughly): at
+   * least one row however long it is.
+   */
+  tuplesWithin(query: Sql, maxBytes: number): Promise<Portion>;
   /** Runs one statement; the number of rows it changed. */
   run(query: Sql): Promise<number>;
 }

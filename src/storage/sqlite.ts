@@ -4,21 +4,23 @@ import { hostname } from "node:os";
 import Database from "better-sqlite3";
 import { type Clock, isoTime, type Signal } from "../clock.ts";
 import { HiveError } from "../errors.ts";
-import type {
-  Column,
-  ColumnType,
-  Dialect,
-  Lease,
-  LockHolder,
-  LockOptions,
-  Row,
-  Session,
-  Store,
-  Table,
-  Transaction,
-  TransactionOptions,
-  Tuple,
-  WriteStats,
+import {
+  type Column,
+  type ColumnType,
+  type Dialect,
+  type Lease,
+  type LockHolder,
+  type LockOptions,
+  type Portion,
+  type Row,
+  type Session,
+  type Store,
+  type Table,
+  type Transaction,
+  type TransactionOptions,
+  type Tuple,
+  tupleSize,
+  type WriteStats,
 } from "./port.ts";
 import { type Compiler, compile, id, ids, type Sql, sql, type Value } from "./sql.ts";
 
@@ -513,6 +515,21 @@ class Connection implements Transaction {
   async tuples(query: Sql): Promise<Tuple[]> {
     const { text, params } = compile(query, compiler);
     return this.translate(() => this.prepare(text, true).all(params.map(toDriver)) as Tuple[], text);
+  }
+
+  async tuplesWithin(query: Sql, maxBytes: number): Promise<Portion> {
+    const { text, params } = compile(query, compiler);
+    return this.translate(() => {
+      const rows: Tuple[] = [];
+      let size = 0;
+      // Leaving the loop closes the iterator: until then, the connection could do nothing else.
+      for (const row of this.prepare(text, true).iterate(params.map(toDriver)) as Iterable<Tuple>) {
+        if (size > maxBytes) return { rows, complete: false };
+        rows.push(row);
+        size += tupleSize(row);
+      }
+      return { rows, complete: true };
+    }, text);
   }
 
   async run(query: Sql): Promise<number> {

@@ -103,12 +103,6 @@ export async function deleteUnified(tx: Session, layout: Layout, keys: readonly 
     await deleteKeys(tx, table.table, table, keys);
 }
 
-/** Removes whole aggregates from the legacy side, with the related rows that the mapping knows. */
-export async function deleteLegacy(tx: Session, layout: Layout, keys: readonly string[]): Promise<void> {
-  for (const table of [layout.legacy.root, ...layout.legacy.related].reverse())
-    await deleteKeys(tx, table.table, table, keys);
-}
-
 const KEYS_PER_STATEMENT = 500;
 
 async function deleteKeys(tx: Session, name: string, table: TableLayout, keys: readonly string[]): Promise<void> {

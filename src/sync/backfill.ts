@@ -15,6 +15,12 @@ import { Meter } from "./meter.ts";
 import { Pace } from "./pace.ts";
 import { countRoots, flagsChanged, introspectAll, type Page, Pager, PageSize, Who } from "./page.ts";
 import { type Quarantined, quarantine, release } from "./quarantine.ts";
+import { keepLosses } from "./settle.ts";
+
+interface FullBackfillOptions extends BackfillOptions {
+  /** Keep unified aggregates, before they are written over, that hold what the legacy ones would not give back. */
+  readonly keepLosses?: boolean;
+}
 
 interface Counts {
   written: number;
@@ -79,7 +85,7 @@ const NOTE_EVERY_MS = 1_000;
  * @throws NOT_MIGRATED, UNKNOWN_AGENT, GUARD_REFUSED (the unified side of an agent leads; flags changed meanwhile),
  * LOCK_HELD, INTERRUPTED
  */
-export async function backfill(context: Context, options: BackfillOptions = {}): Promise<BackfillResult> {
+export async function backfill(context: Context, options: FullBackfillOptions = {}): Promise<BackfillResult> {
   const { store } = context;
   await requireLedger(store);
   const agents = await agentsLedByLegacy(context, options.agents ?? []);
@@ -111,7 +117,7 @@ async function agentsLedByLegacy(context: Context, names: readonly string[]): Pr
 class Backfill {
   private readonly context: Context;
   private readonly who: Who;
-  private readonly options: BackfillOptions;
+  private readonly options: FullBackfillOptions;
   private readonly pace: Pace;
   private readonly meter: Meter;
   private readonly counts = new Map<string, Counts>();
@@ -121,7 +127,7 @@ class Backfill {
   private resumed = false;
   private thread: SecondThread | undefined;
 
-  constructor(context: Context, who: Who, options: BackfillOptions) {
+  constructor(context: Context, who: Who, options: FullBackfillOptions) {
     this.context = context;
     this.who = who;
     this.options = options;
@@ -343,6 +349,10 @@ class Backfill {
         if (others && !insist) return null;
         const keys = new Set(writes.map((write) => write.key));
         const moved: ReadonlySet<string> = others ? await pager.changedSince(tx, judged.read, keys) : NONE;
+        if (this.options.keepLosses) {
+          const over = writes.filter((write) => write.exists && !moved.has(write.key)).map((write) => write.key);
+          await keepLosses(tx, this.context, pager, over);
+        }
         if (!staged && !others && writes.every((write) => !write.exists)) {
           await insertNew(tx, layout, writes);
         } else if (writes.length > 0) {
@@ -406,6 +416,7 @@ class Backfill {
     const { store, clock } = this.context;
     const last = this.context.mapping.aggregates.at(-1)?.name === mapping.name;
     await store.transaction("backfill finish", async (tx) => {
+      await this.who.assertUnchanged(tx, this.context);
       await this.note(tx, mapping.name, EMPTY, null);
       const finished = await tx.run(sql`UPDATE hive_backfill SET state = 'finished', finished_at = ${isoTime(clock)}
         WHERE mapping = ${mapping.name} AND state = 'running' AND agent IN ${among(this.who.agents)}`);
@@ -497,7 +508,8 @@ function judgeAll(pager: Pager, page: Page): Verdicts {
     if (judgement.kind === "up") writes.push({ key, agent, ...judgement.write });
     else if (judgement.kind === "same") unchanged.push({ key, agent });
     else if (judgement.kind === "quarantined") quarantined.push(judgement.entry);
-    if (judgement.kind !== "quarantined" && page.inQuarantine.has(key)) solved.push(key);
+    // What could not go down stays listed: it is kept elsewhere, and somebody has to look at it.
+    if (judgement.kind !== "quarantined" && page.inQuarantine.get(key) === "up") solved.push(key);
   }
   return { writes, quarantined, unchanged, solved };
 }

@@ -1,12 +1,13 @@
 import { isoTime } from "../clock.ts";
-import type { Context, SecondThread } from "../context.ts";
+import { type Context, lockOptions, type SecondThread } from "../context.ts";
 import { HiveError } from "../errors.ts";
 import { listFlags } from "../flags/facts.ts";
 import type { CheckOptions } from "../hive.ts";
 import type { CheckResult, Drift } from "../results.ts";
+import { audit } from "../rollout/audit.ts";
 import { assertLedgerKnown, hasLedger } from "../schema/ledger.ts";
 import type { Session, Value } from "../storage/port.ts";
-import { among, id, join, sql } from "../storage/sql.ts";
+import { among, id, ids, join, sql } from "../storage/sql.ts";
 import {
   existingKeys,
   type Layout,
@@ -24,7 +25,8 @@ import { Meter } from "./meter.ts";
 import { Pace } from "./pace.ts";
 import { countRoots, introspectAll, type Judgement, type Page, Pager, PageSize, Who } from "./page.ts";
 import { differencesDown, differencesUp } from "./projection.ts";
-import { jsonValue, type Settled, settle } from "./settle.ts";
+import { REPAIR_LOCK } from "./quarantine.ts";
+import { jsonValue, keepRows, type Settled, settle } from "./settle.ts";
 
 const MOST_DRIFT = 100;
 const KEYS_PER_PAGE = 500;
@@ -51,13 +53,13 @@ const NO_COUNTS: Counts = {
 
 /**
  * Compares both sides in one snapshot on a read-only connection, aggregate by aggregate, with memory that does not
- * grow with their number. Agents: those named; else those with dual-write on; else all.
+ * grow with their number. Agents: those named; for named keys all; else those with dual-write on; else all.
  *
  * With `repair`, what differs is looked at again under the write lock and, if it still differs, made equal to the
  * side that leads. The verdict (not the comparison) is noted in hive_checks, for the guards of the stages: not with
  * `dryRun`, not for single keys, and not where the database cannot be written.
  *
- * @throws UNKNOWN_AGENT, SCHEMA_MISMATCH, INTERRUPTED; with repair also NOT_MIGRATED, GUARD_REFUSED
+ * @throws UNKNOWN_AGENT, UNKNOWN_NAME (a key that neither side has), SCHEMA_MISMATCH, INTERRUPTED; with repair also NOT_MIGRATED, GUARD_REFUSED
  */
 export async function check(context: Context, options: CheckOptions = {}): Promise<CheckResult> {
   const { store } = context;
@@ -68,16 +70,20 @@ export async function check(context: Context, options: CheckOptions = {}): Promi
       hint: "Run `hive migrate up` first.",
     });
   }
-  const { agents, note } = await agentsToCheck(context, options.agents ?? []);
+  const { agents, note } = await agentsToCheck(context, options.agents ?? [], options.keys ?? []);
   if (!(await hasUnifiedTables(context))) {
     const why = "the unified tables do not exist: run `hive migrate up` first";
     return { ...emptyResult(agents), consistent: false, note: why, dryRun: options.dryRun === true };
   }
   const who = await Who.of(context, agents);
-  const run = new Check(context, who, ledger, options);
-  const result = await run.run(note);
-  const recorded = await run.record();
-  return { ...result, recorded };
+  const compare = async () => {
+    const run = new Check(context, who, ledger, options);
+    const result = await run.run(note);
+    const unrecorded = await run.record();
+    return { ...result, recorded: unrecorded === null, unrecorded };
+  };
+  if (!options.repair || options.dryRun) return compare();
+  return store.withLock(REPAIR_LOCK, lockOptions(context, options, "hive check --repair"), compare);
 }
 
 function emptyResult(agents: readonly string[]): CheckResult {
@@ -89,6 +95,7 @@ function emptyResult(agents: readonly string[]): CheckResult {
     repaired: 0,
     unrepaired: [],
     recorded: false,
+    unrecorded: "nothing was compared",
     note: null,
     dryRun: false,
   };
@@ -97,9 +104,10 @@ function emptyResult(agents: readonly string[]): CheckResult {
 async function agentsToCheck(
   context: Context,
   names: readonly string[],
+  keys: readonly string[],
 ): Promise<{ agents: string[]; note: string | null }> {
   const all = resolveAgents(context.mapping, names);
-  if (names.length > 0) return { agents: all, note: null };
+  if (names.length > 0 || keys.length > 0) return { agents: all, note: null };
   const { agents } = await listFlags(context);
   const on = agents.filter((agent) => agent.flags["dual-write"]).map((agent) => agent.agent);
   if (on.length > 0) return { agents: on, note: null };
@@ -140,6 +148,9 @@ interface Compared {
   readonly counts: ReadonlyMap<string, Counts>;
   readonly drift: readonly Drift[];
 }
+
+const SPARED =
+  "only the legacy side has it, while the unified side leads: a late write there, or a row that was deleted on the unified side. hive never deletes legacy rows; delete it yourself, or write it on the unified side too";
 
 /** How often two threads try to get the same view. */
 const MOST_ATTEMPTS = 20;
@@ -193,8 +204,11 @@ class Check {
   /** What was judged to be beyond mapping and is not in quarantine yet: a repair puts it there. */
   private readonly unlisted: string[] = [];
   private readonly wanted: readonly string[] | null;
+  private readonly found = new Set<string>();
   private repaired = 0;
   private attempts = 0;
+  /** When the view was taken: what was written later is no part of the verdict. */
+  private at = "";
 
   constructor(context: Context, who: Who, ledger: boolean, options: CheckOptions) {
     this.context = context;
@@ -220,6 +234,7 @@ class Check {
     } finally {
       await thread?.close();
     }
+    this.assertFound();
     const sum = total(this.counts.values());
     const drifting = sum.missing + sum.extra + sum.different;
     return {
@@ -234,6 +249,17 @@ class Check {
     };
   }
 
+  /** A key that was mistyped must not be called consistent. */
+  private assertFound(): void {
+    const unknown = (this.wanted ?? []).filter((key) => !this.found.has(key));
+    if (unknown.length === 0) return;
+    const names = unknown.map((key) => `"${key}"`).join(", ");
+    throw new HiveError("UNKNOWN_NAME", `Neither side has an aggregate with the key ${names}.`, {
+      hint: "Keys are compared as they are written; look one up with SQL or `hive mapping test --key KEY`.",
+      details: { keys: unknown },
+    });
+  }
+
   /** False where the two threads could not get the same view of the database, and nothing was done. */
   private async runOnce(
     layouts: readonly Layout[],
@@ -244,6 +270,7 @@ class Check {
     // While others commit without a pause, two views taken one after the other are never the same: do it alone.
     const helper = this.attempts < MOST_ATTEMPTS ? thread : undefined;
     this.attempts += 1;
+    this.at = isoTime(this.context.clock);
     const version = await store.version();
     return store.snapshot(async (session) => {
       if (helper) {
@@ -310,6 +337,7 @@ class Check {
 
   private async judgePage(pager: Pager, page: Page): Promise<void> {
     const broken: string[] = [];
+    if (this.wanted) for (const one of [...page.legacy, ...page.unified.values()]) this.found.add(one.key ?? "");
     for (const one of page.legacy) {
       const judgement = pager.judge(page, one);
       if (judgement === null) continue;
@@ -389,7 +417,13 @@ class Check {
           await this.who.assertUnchanged(tx, this.context);
           // A foreign key that is NULL is not IN anything.
           const or = values.includes(null) ? sql`OR ${key} IS NULL` : sql``;
-          await tx.run(sql`DELETE FROM ${name} WHERE (${key} IN ${among(values)} ${or}) AND ${rootless}`);
+          const which = sql`(${key} IN ${among(values)} ${or}) AND ${rootless}`;
+          const gone = await tx.tuples(sql`SELECT ${ids(table.columns)} FROM ${name} WHERE ${which}`);
+          await keepRows(tx, this.context, mapping, table, gone);
+          await tx.run(sql`DELETE FROM ${name} WHERE ${which}`);
+          const keys = values.map((value) => keyText(value));
+          const after = { mapping, table: table.table, keys };
+          await audit(tx, this.context, { action: "repair", reason: this.options.reason, after });
           return values.length;
         });
         this.pace.done(values.length);
@@ -454,15 +488,16 @@ class Check {
   private async repair(pager: Pager, keys: readonly string[]): Promise<void> {
     const unlisted = this.unlisted.splice(0);
     if (!this.options.repair || this.options.dryRun) return;
-    await this.settle(pager, keys, (settled, slice) => this.settled(settled, slice));
+    await this.settle(pager, keys, (settled) => {
+      this.settled(settled);
+      for (const key of settled.spared) {
+        this.unrepaired.push({ mapping: pager.layout.mapping.name, key, reason: SPARED });
+      }
+    });
     await this.settle(pager, unlisted);
   }
 
-  private async settle(
-    pager: Pager,
-    keys: readonly string[],
-    note?: (settled: Settled, keys: readonly string[]) => void,
-  ): Promise<void> {
+  private async settle(pager: Pager, keys: readonly string[], note?: (settled: Settled) => void): Promise<void> {
     await this.context.signal?.("check:judged");
     let done = 0;
     while (done < keys.length) {
@@ -475,24 +510,23 @@ class Check {
         reason: this.options.reason,
       });
       this.pace.done(slice.length);
-      note?.(settled, slice);
+      note?.(settled);
       done += slice.length;
     }
   }
 
-  private settled(settled: Settled, keys: readonly string[]): void {
+  private settled(settled: Settled): void {
     // What was the same when it was looked at again was mended by somebody else in the meantime.
-    const unrepaired = new Map(settled.quarantined.map((entry) => [entry.key, entry]));
-    this.repaired += keys.length - unrepaired.size;
-    for (const entry of unrepaired.values()) {
-      this.unrepaired.push({ mapping: entry.mapping, key: entry.key, reason: entry.reason });
-    }
+    this.repaired += settled.mended.length + settled.same.length;
+    for (const { mapping, key, reason } of settled.quarantined) this.unrepaired.push({ mapping, key, reason });
   }
 
-  /** Notes the verdict for the guards of the stages; false where it could not or should not be noted. */
-  async record(): Promise<boolean> {
-    if (!this.ledger || this.wanted || this.options.dryRun) return false;
-    const at = isoTime(this.context.clock);
+  /** Notes the verdict for the guards of the stages; else why it could not or should not be noted. */
+  async record(): Promise<string | null> {
+    if (!this.ledger) return "hive's own tables are not there yet";
+    if (this.wanted) return "only some keys were compared";
+    if (this.options.dryRun) return "this was a dry run";
+    const { at } = this;
     try {
       await this.context.store.transaction("check record", async (tx) => {
         // A verdict that was reached under other flags says nothing about the agent as it is now.
@@ -510,11 +544,12 @@ class Check {
               different = excluded.different, in_flight = excluded.in_flight, quarantined = excluded.quarantined`);
         }
       });
-      return true;
+      return null;
     } catch (error) {
       // The comparison stands by itself; the result says that it was not noted.
-      if (error instanceof HiveError && UNRECORDABLE.has(error.code)) return false;
-      throw error;
+      const why = error instanceof HiveError ? UNRECORDABLE.get(error.code) : undefined;
+      if (why === undefined) throw error;
+      return why;
     }
   }
 
@@ -526,11 +561,11 @@ class Check {
   }
 }
 
-const UNRECORDABLE: ReadonlySet<string> = new Set([
-  "DATABASE_READ_ONLY",
-  "DATABASE_BUSY",
-  "DISK_FULL",
-  "GUARD_REFUSED",
+const UNRECORDABLE: ReadonlyMap<string, string> = new Map([
+  ["DATABASE_READ_ONLY", "the database cannot be written"],
+  ["DATABASE_BUSY", "somebody else kept the database locked"],
+  ["DISK_FULL", "the disk is full"],
+  ["GUARD_REFUSED", "flags were changed meanwhile"],
 ]);
 
 /** What the check would have counted had it come after the repair. */

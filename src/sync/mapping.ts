@@ -174,6 +174,21 @@ export function sameValue(a: Value | undefined, b: Value | undefined): boolean {
 }
 
 /**
+ * The aggregate mapping of this name.
+ * @throws UNKNOWN_NAME with the nearest name
+ */
+export function resolveAggregate(mapping: PlatformMapping, name: string): AggregateMapping {
+  const found = mapping.aggregates.find((one) => one.name === name);
+  if (found) return found;
+  const known = mapping.aggregates.map((one) => one.name);
+  const guess = nearest(name, known);
+  throw new HiveError("UNKNOWN_NAME", `There is no mapping "${name}"${guess ? `; did you mean "${guess}"?` : "."}`, {
+    hint: `The mappings are: ${known.join(", ")}.`,
+    details: { mapping: name, nearest: guess ?? null, known },
+  });
+}
+
+/**
  * The agents of these names in the mapping's order; all of them where none is named. An agent may also be named by
  * its id in the platform's registry.
  * @throws UNKNOWN_AGENT with the nearest name

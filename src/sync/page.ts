@@ -24,7 +24,8 @@ export interface Page {
   readonly unified: ReadonlyMap<string, Loaded>;
   /** Keys of the page that a mapping of higher precedence has already given, and its name. */
   readonly taken: ReadonlyMap<string, string>;
-  readonly inQuarantine: ReadonlySet<string>;
+  /** In which direction each key that is in quarantine failed. */
+  readonly inQuarantine: ReadonlyMap<string, "up" | "down">;
 }
 
 /** What is to be done about one aggregate, and whose it is. */
@@ -82,18 +83,18 @@ export class Who {
   }
 
   static async of(context: Context, agents: readonly string[]): Promise<Who> {
-    const flags = await readFlags(context, context.store.read);
+    const flags = await readFlags(context, context.store.read, agents);
     const { agents: all } = await listFlags(context);
     const unified = all.filter((one) => one.authority === "unified").map((one) => one.agent);
     return new Who(context, agents, new Set(unified), flags);
   }
 
   /**
-   * Inside a write transaction: refuses to go on when a flag was changed since this was made, since another side may
-   * lead now, and what was decided would write old values over new ones.
+   * Inside a write transaction: refuses to go on when a flag of these agents was changed since this was made, or
+   * another side leads for any agent: what was decided would write old values over new ones.
    */
   async assertUnchanged(tx: Session, context: Context): Promise<void> {
-    if ((await readFlags(context, tx)) === this.flags) return;
+    if ((await readFlags(context, tx, this.agents)) === this.flags) return;
     throw flagsChanged();
   }
 
@@ -110,6 +111,11 @@ export class Who {
     return this.selected.has(agent) || (!this.known.has(agent) && this.everyone);
   }
 
+  /** Whether the unified side leads for any agent at all. */
+  get someLeadUnified(): boolean {
+    return this.unified.size > 0;
+  }
+
   get everyone(): boolean {
     return this.selected.size === this.known.size;
   }
@@ -121,12 +127,16 @@ export function flagsChanged(): HiveError {
   });
 }
 
-async function readFlags(context: Context, session: Session): Promise<string> {
+/** The flags of these agents, and of all others only which side leads. */
+async function readFlags(context: Context, session: Session, agents: readonly string[]): Promise<string> {
   if ((await context.store.table("hive_flags", session)) === null) return "";
   const rows = await session.all(
     sql`SELECT agent, flag, value FROM hive_flags WHERE flag IN ('dual-write', 'reads') ORDER BY agent, flag`,
   );
-  return JSON.stringify(rows);
+  const asked = new Set(agents);
+  return JSON.stringify(
+    rows.filter((row) => asked.has(String(row.agent)) || row.value === "live" || row.value === "unified"),
+  );
 }
 
 /** Reads aggregates of one mapping from both sides and judges them. */
@@ -171,23 +181,29 @@ export class Pager {
     return { legacy, unified, taken, inQuarantine: await this.quarantinedAmong(session, keys) };
   }
 
-  async quarantinedAmong(session: Session, keys: readonly string[]): Promise<Set<string>> {
-    if (!this.ledger || keys.length === 0) return new Set();
+  async quarantinedAmong(session: Session, keys: readonly string[]): Promise<Map<string, "up" | "down">> {
+    if (!this.ledger || keys.length === 0) return new Map();
     const rows = await session.all(
-      sql`SELECT key FROM hive_quarantine WHERE mapping = ${this.layout.mapping.name} AND key IN ${among(keys)}`,
+      sql`SELECT key, direction FROM hive_quarantine WHERE mapping = ${this.layout.mapping.name} AND key IN ${among(keys)}`,
     );
-    return new Set(rows.map((row) => String(row.key)));
+    return new Map(rows.map((row) => [String(row.key), row.direction === "down" ? "down" : "up"]));
   }
 
-  /** Null for an aggregate of an agent that is not asked about. */
+  /**
+   * Null for an aggregate of an agent that is not asked about. Where the sides name different owners, it is looked at
+   * for either of them, and the unified side leads if it does for one: what was handed over there is not lost.
+   */
   judge(page: Page, one: Loaded): Judgement | null {
     const { layout, who } = this;
     const aggregate = toAggregate(layout.legacy, one);
-    let agent = layout.mapping.agent(aggregate);
     const key = one.key ?? unnamed(one.keyValue);
     const unified = page.unified.get(key);
-    if (unified && who.leads(agent) === "unified") {
-      agent = layout.mapping.unifiedAgent(toAggregate(layout.unified, unified));
+    let agent = layout.mapping.agent(aggregate);
+    let leads = who.leads(agent);
+    if (unified && who.someLeadUnified) {
+      const owner = layout.mapping.unifiedAgent(toAggregate(layout.unified, unified));
+      if (who.leads(owner) === "unified") leads = "unified";
+      if (leads === "unified" && (who.includes(owner) || !who.includes(agent))) agent = owner;
     }
     if (!who.includes(agent)) return null;
     const refuse = (direction: "up" | "down", reason: string): Judgement => ({
@@ -199,7 +215,8 @@ export class Pager {
     if (!who.isKnown(agent)) return refuse("up", `it belongs to the agent "${agent}", which the mapping does not list`);
     const other = page.taken.get(key);
     if (other !== undefined) return refuse("up", `the key "${key}" is already given by ${other}, which comes first`);
-    if (who.leads(agent) === "legacy") {
+    // What could never go up is no row that the unified side has deleted, also where that leads by now.
+    if (leads === "legacy" || (unified === undefined && page.inQuarantine.get(key) === "up")) {
       const verdict = compareUp(layout, one, aggregate, unified);
       if (verdict.kind === "quarantined") return refuse("up", verdict.reason);
       return verdict.kind === "same" ? { kind: "same", key, agent } : { kind: "up", key, agent, write: verdict };

@@ -1,5 +1,5 @@
 import type { Context } from "../context.ts";
-import { HiveError, nearest } from "../errors.ts";
+import { HiveError } from "../errors.ts";
 import type { MappingTestOptions } from "../hive.ts";
 import type { MappingTestResult } from "../results.ts";
 import type { Tuple } from "../storage/port.ts";
@@ -15,7 +15,14 @@ import {
   type TableLayout,
   toAggregate,
 } from "./aggregates.ts";
-import { type Aggregate, type AggregateMapping, type ColumnKind, type DataRow, sameValue } from "./mapping.ts";
+import {
+  type Aggregate,
+  type AggregateMapping,
+  type ColumnKind,
+  type DataRow,
+  resolveAggregate,
+  sameValue,
+} from "./mapping.ts";
 import { mappingReason, projectUp, type Rows, shaped } from "./projection.ts";
 import { jsonValue } from "./settle.ts";
 
@@ -32,7 +39,8 @@ const MAX_SAMPLE = 1_000;
  */
 export async function testMapping(context: Context, options: MappingTestOptions = {}): Promise<MappingTestResult> {
   const { store } = context;
-  const mappings = choose(context.mapping.aggregates, options.mapping);
+  const { mapping: all } = context;
+  const mappings = options.mapping === undefined ? all.aggregates : [resolveAggregate(all, options.mapping)];
   const samples: Sample[] = [];
   const missing = new Set<string>();
   await store.snapshot(async (session) => {
@@ -58,17 +66,6 @@ export async function testMapping(context: Context, options: MappingTestOptions 
     });
   }
   return { samples, missingColumns: [...missing] };
-}
-
-function choose(all: readonly AggregateMapping[], name: string | undefined): readonly AggregateMapping[] {
-  if (name === undefined) return all;
-  const one = all.find((mapping) => mapping.name === name);
-  if (one) return [one];
-  const names = all.map((mapping) => mapping.name);
-  const guess = nearest(name, names);
-  throw new HiveError("UNKNOWN_NAME", `There is no mapping "${name}"${guess ? `; did you mean "${guess}"?` : "."}`, {
-    hint: `The mappings are: ${names.join(", ")}.`,
-  });
 }
 
 function sample(layout: Layout, loaded: Loaded): Sample {

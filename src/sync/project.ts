@@ -75,7 +75,6 @@ export async function projectDown(context: Context, options: ProjectDownOptions)
             label: "project down",
             reason: options.reason,
             keepLosses: true,
-            spareLegacy: true,
           });
           pace.done(slice.length);
           add(result, settled);

@@ -1,6 +1,5 @@
 import { isoTime } from "../clock.ts";
-import type { ChangeOptions, Context } from "../context.ts";
-import { HiveError, nearest } from "../errors.ts";
+import { type ChangeOptions, type Context, lockOptions } from "../context.ts";
 import type { QuarantineFilter } from "../hive.ts";
 import type {
   QuarantineDiscardResult,
@@ -12,7 +11,7 @@ import { audit } from "../rollout/audit.ts";
 import { hasLedger, requireLedger } from "../schema/ledger.ts";
 import type { Row, Session } from "../storage/port.ts";
 import { among, join, type Sql, sql } from "../storage/sql.ts";
-import { resolveAgents } from "./mapping.ts";
+import { resolveAgents, resolveAggregate } from "./mapping.ts";
 
 /** An aggregate that could not be mapped or written, and why: a sentence for people. */
 export interface Quarantined {
@@ -34,6 +33,9 @@ export async function quarantine(tx: Session, context: Context, entry: Quarantin
     ON CONFLICT (mapping, key) DO UPDATE SET agent = excluded.agent, direction = excluded.direction,
       reason = excluded.reason, at = excluded.at, attempts = hive_quarantine.attempts + 1`);
 }
+
+/** Held by what settles single aggregates again: repairs, retries and discards come one after the other. */
+export const REPAIR_LOCK = "repair";
 
 const KEYS_PER_STATEMENT = 500;
 
@@ -77,25 +79,29 @@ export async function retryQuarantine(
   context: Context,
   options: QuarantineFilter & ChangeOptions = {},
 ): Promise<QuarantineRetryResult> {
-  await requireLedger(context.store);
-  const { entries } = await listQuarantine(context, options);
-  if (options.dryRun || entries.length === 0) return { retried: entries.length, released: 0, entries };
-  // backfill.ts itself needs the functions above.
-  const { retryAggregates } = await import("./settle.ts");
-  const { released } = await retryAggregates(
-    context,
-    entries.map(({ mapping, key }) => ({ mapping, key })),
-    options,
-  );
-  const tried = new Set(entries.map(identity));
-  const left = (await listQuarantine(context, { all: true })).entries.filter((entry) => tried.has(identity(entry)));
-  return { retried: entries.length, released, entries: left };
+  const { store } = context;
+  await requireLedger(store);
+  const dryRun = options.dryRun === true;
+  const found = await listQuarantine(context, options);
+  if (dryRun || found.entries.length === 0) {
+    return { retried: found.entries.length, released: 0, entries: found.entries, dryRun };
+  }
+  return store.withLock(REPAIR_LOCK, lockOptions(context, options, "hive quarantine retry"), async () => {
+    // Another hive may have released some of them while this one waited.
+    const { entries } = await listQuarantine(context, options);
+    // Not loaded above: settle.ts needs the functions of this file.
+    const { retryAggregates } = await import("./settle.ts");
+    const { released } = await retryAggregates(context, entries, options);
+    const tried = new Set(entries.map(identity));
+    const left = (await listQuarantine(context, { all: true })).entries.filter((entry) => tried.has(identity(entry)));
+    return { retried: entries.length, released, entries: left, dryRun };
+  });
 }
 
 /**
  * Marks the matching aggregates (all, without a filter) as known and given up: they no longer count as a problem, and
  * stay out of the other schema. The audit log names each of them.
- * @throws NOT_MIGRATED, UNKNOWN_AGENT, UNKNOWN_NAME
+ * @throws NOT_MIGRATED, UNKNOWN_AGENT, UNKNOWN_NAME, LOCK_HELD, INTERRUPTED
  */
 export async function discardQuarantine(
   context: Context,
@@ -106,25 +112,27 @@ export async function discardQuarantine(
   await requireLedger(store);
   const found = await store.snapshot((session) => entriesOf(session, where));
   const dryRun = options.dryRun === true;
-  if (dryRun || found.length === 0) return { discarded: found.length, dryRun };
-  return store.transaction("quarantine discard", async (tx) => {
-    const entries = await entriesOf(tx, where);
-    const discarded = await tx.run(sql`UPDATE hive_quarantine SET state = 'discarded' WHERE ${where}`);
-    for (const agent of new Set(entries.map((entry) => entry.agent))) {
-      const own = entries.filter((entry) => entry.agent === agent);
-      await audit(tx, context, {
-        action: "quarantine discard",
-        agent,
-        reason: options.reason,
-        before: { state: "quarantined" },
-        after: {
-          state: "discarded",
-          entries: own.map(({ mapping, key, reason }) => ({ mapping, key, reason })),
-        },
-      });
-    }
-    return { discarded, dryRun };
-  });
+  if (dryRun || found.length === 0) return { discarded: found.length, entries: found, dryRun };
+  const discard = () =>
+    store.transaction("quarantine discard", async (tx) => {
+      const entries = await entriesOf(tx, where);
+      const discarded = await tx.run(sql`UPDATE hive_quarantine SET state = 'discarded' WHERE ${where}`);
+      for (const agent of new Set(entries.map((entry) => entry.agent))) {
+        const own = entries.filter((entry) => entry.agent === agent);
+        await audit(tx, context, {
+          action: "quarantine discard",
+          agent,
+          reason: options.reason,
+          before: { state: "quarantined" },
+          after: {
+            state: "discarded",
+            entries: own.map(({ mapping, key, reason }) => ({ mapping, key, reason })),
+          },
+        });
+      }
+      return { discarded, entries: entries.map((entry) => ({ ...entry, state: "discarded" as const })), dryRun };
+    });
+  return store.withLock(REPAIR_LOCK, lockOptions(context, options, "hive quarantine discard"), discard);
 }
 
 function identity(entry: { mapping: string; key: string }): string {
@@ -159,19 +167,8 @@ function conditionOf(context: Context, filter: QuarantineFilter): Sql {
     conditions.push(sql`agent IN ${among(resolveAgents(context.mapping, filter.agents))}`);
   }
   if (mapping !== undefined) {
-    assertMapping(context, mapping);
-    conditions.push(sql`mapping = ${mapping}`);
+    conditions.push(sql`mapping = ${resolveAggregate(context.mapping, mapping).name}`);
   }
   if (filter.keys && filter.keys.length > 0) conditions.push(sql`key IN ${among(filter.keys)}`);
   return join(conditions, " AND ");
-}
-
-function assertMapping(context: Context, name: string): void {
-  const known = context.mapping.aggregates.map((aggregate) => aggregate.name);
-  if (known.includes(name)) return;
-  const guess = nearest(name, known);
-  throw new HiveError("UNKNOWN_NAME", `There is no mapping "${name}"${guess ? `; did you mean "${guess}"?` : "."}`, {
-    hint: `The mappings are: ${known.join(", ")}.`,
-    details: { mapping: name, nearest: guess ?? null, known },
-  });
 }

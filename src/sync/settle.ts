@@ -2,11 +2,11 @@ import { isoTime } from "../clock.ts";
 import type { ChangeOptions, Context } from "../context.ts";
 import { HiveError } from "../errors.ts";
 import { audit } from "../rollout/audit.ts";
-import type { Transaction, Value } from "../storage/port.ts";
+import type { Transaction, Tuple, Value } from "../storage/port.ts";
 import { sql } from "../storage/sql.ts";
-import { type Layout, type Loaded, toAggregate } from "./aggregates.ts";
-import { deleteLegacy, deleteUnified, moveStaged, stage, type UnifiedWrite, writeLegacy } from "./apply.ts";
-import { type Aggregate, resolveAgents } from "./mapping.ts";
+import { type Layout, type Loaded, type TableLayout, toAggregate } from "./aggregates.ts";
+import { deleteUnified, moveStaged, stage, type UnifiedWrite, writeLegacy } from "./apply.ts";
+import { type Aggregate, keyText, resolveAgents } from "./mapping.ts";
 import { Pace } from "./pace.ts";
 import { introspectAll, isUnnamed, type Judgement, type Page, Pager, Who } from "./page.ts";
 import { wayBack } from "./projection.ts";
@@ -17,6 +17,8 @@ export interface Settled {
   readonly mended: readonly string[];
   /** Keys that needed nothing any more. */
   readonly same: readonly string[];
+  /** Keys that only the legacy side has, while the unified side leads: left alone. */
+  readonly spared: readonly string[];
   readonly quarantined: readonly Quarantined[];
   /** Whole aggregates that were put into hive_kept. */
   readonly kept: number;
@@ -29,13 +31,11 @@ export interface SettleOptions {
   readonly reason?: string | undefined;
   /** Also keep unified aggregates that hold what the legacy side cannot. */
   readonly keepLosses?: boolean;
-  /** Leave alone what only the legacy side has. */
-  readonly spareLegacy?: boolean;
   /** Do not enforce foreign keys. */
   readonly looseReferences?: boolean;
 }
 
-const NONE: Settled = { mended: [], same: [], quarantined: [], kept: 0, released: 0 };
+const NONE: Settled = { mended: [], same: [], spared: [], quarantined: [], kept: 0, released: 0 };
 
 /**
  * Looks at these aggregates again inside one write transaction and makes the side that follows equal to the one that
@@ -110,6 +110,7 @@ export function addSettled(a: Settled, b: Settled): Settled {
   return {
     mended: [...a.mended, ...b.mended],
     same: [...a.same, ...b.same],
+    spared: [...a.spared, ...b.spared],
     quarantined: [...a.quarantined, ...b.quarantined],
     kept: a.kept + b.kept,
     released: a.released + b.released,
@@ -140,6 +141,7 @@ async function settleIn(
   const quarantined: Quarantined[] = [];
   const downward: string[] = [];
   const gone: string[] = [];
+  const spared: string[] = [];
   let kept = 0;
   for (const key of keys) {
     const legacy = legacyByKey.get(key);
@@ -157,6 +159,10 @@ async function settleIn(
         break;
       case "quarantined":
         quarantined.push(judgement.entry);
+        if (options.keepLosses && unified) {
+          // It leads no longer in a moment, and what cannot go down would then be written over.
+          kept += await keep(tx, context, pager, unified, agent, "unified", judgement.entry.reason);
+        }
         break;
       case "up":
         // Related rows can outlive their root when somebody deletes it by hand: they would be in the way for ever.
@@ -169,14 +175,13 @@ async function settleIn(
         downward.push(key);
         break;
       case "extra":
-        if (judgement.side === "legacy") {
-          if (options.spareLegacy || !legacy) break;
-          kept += await keep(tx, context, pager, legacy, agent, "legacy", "only the legacy side had it");
-          await deleteLegacy(tx, layout, [key]);
-        } else if (unified) {
-          kept += await keep(tx, context, pager, unified, agent, "unified", "only the unified side had it");
-          await deleteUnified(tx, layout, [key]);
+        // Never taken away on the legacy side: it may be the newest there is, and others may refer to it.
+        if (judgement.side === "legacy" || !unified) {
+          spared.push(key);
+          break;
         }
+        kept += await keep(tx, context, pager, unified, agent, "unified", "only the unified side had it");
+        await deleteUnified(tx, layout, [key]);
         mended.push(key);
         break;
     }
@@ -197,7 +202,7 @@ async function settleIn(
       after: { mapping: layout.mapping.name, keys: mended },
     });
   }
-  return { mended, same, quarantined, kept, released };
+  return { mended, same, spared, quarantined, kept, released };
 }
 
 function replacing(layout: Layout): Pick<UnifiedWrite, "exists" | "related"> {
@@ -210,10 +215,29 @@ function replacing(layout: Layout): Pick<UnifiedWrite, "exists" | "related"> {
  * leads again would find drift.
  */
 async function afterDown(tx: Transaction, context: Context, pager: Pager, keys: readonly string[]): Promise<number> {
+  const renewals: UnifiedWrite[] = [];
+  const kept = await keepLosses(tx, context, pager, keys, renewals);
+  if (renewals.length > 0) {
+    await stage(tx, pager.layout, renewals);
+    await moveStaged(tx, pager.layout, renewals, new Set());
+  }
+  return kept;
+}
+
+/**
+ * Keeps unified aggregates with values that the legacy rows, as they are now, would not give back: before they are
+ * written over. The number of them; `renewals` gets those whose notes alone differ.
+ */
+export async function keepLosses(
+  tx: Transaction,
+  context: Context,
+  pager: Pager,
+  keys: readonly string[],
+  renewals: UnifiedWrite[] = [],
+): Promise<number> {
   if (keys.length === 0) return 0;
   const { layout } = pager;
   const page = await pager.some(tx, keys);
-  const renewals: UnifiedWrite[] = [];
   let kept = 0;
   for (const legacy of page.legacy) {
     const unified = legacy.key === null ? undefined : page.unified.get(legacy.key);
@@ -226,10 +250,6 @@ async function afterDown(tx: Transaction, context: Context, pager: Pager, keys: 
     const agent = layout.mapping.unifiedAgent(toAggregate(layout.unified, unified));
     const reason = `the legacy tables cannot hold ${losses.join(", ")}`;
     kept += await keep(tx, context, pager, unified, agent, "unified", reason);
-  }
-  if (renewals.length > 0) {
-    await stage(tx, layout, renewals);
-    await moveStaged(tx, layout, renewals, new Set());
   }
   return kept;
 }
@@ -255,6 +275,23 @@ async function keep(
   await tx.run(sql`INSERT INTO hive_kept (at, mapping, key, agent, side, reason, aggregate)
     VALUES (${isoTime(context.clock)}, ${mapping}, ${key}, ${agent}, ${side}, ${reason}, ${json})`);
   return 1;
+}
+
+/** Keeps rows of a related unified table that belong to no aggregate any more, each by itself. */
+export async function keepRows(
+  tx: Transaction,
+  context: Context,
+  mapping: string,
+  table: TableLayout,
+  rows: readonly Tuple[],
+): Promise<void> {
+  for (const row of rows) {
+    const key = keyText(row[table.keyAt]) ?? "(NULL key)";
+    const named = Object.fromEntries(table.columns.map((column, i) => [column, row[i] ?? null]));
+    await tx.run(sql`INSERT INTO hive_kept (at, mapping, key, agent, side, reason, aggregate)
+      VALUES (${isoTime(context.clock)}, ${mapping}, ${key}, '', 'unified', 'its root row was gone',
+              ${aggregateJson({ [table.table]: [named] })})`);
+  }
 }
 
 /** An aggregate as JSON that gives every value back: text, small numbers and NULL as they are, the rest tagged. */

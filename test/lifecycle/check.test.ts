@@ -146,7 +146,11 @@ describe("what is told apart", () => {
     execute(path, "UPDATE unified_tasks SET id = 'alone' WHERE id = 't003'");
     const before = tableHashes(path);
     await using context = platformContext(path);
-    const result = await check(context, { keys: ["t001", "t005", "alone", "nowhere"] });
+    await expect(check(context, { keys: ["t005", "nowhere"] })).rejects.toMatchObject({
+      code: "UNKNOWN_NAME",
+      details: { keys: ["nowhere"] },
+    });
+    const result = await check(context, { keys: ["t001", "t005", "alone"] });
     expect(result).toMatchObject({
       compared: 3,
       missing: 1,
@@ -277,7 +281,7 @@ describe("repair", () => {
     expect(await check(context)).toMatchObject({ different: 1, drift: [{ key: "t005" }] });
   });
 
-  test("mends from the unified side where that leads, and keeps what it takes away", async () => {
+  test("mends from the unified side where that leads, and takes nothing away on the legacy side", async () => {
     const path = await filled(tasks(12));
     place(path, ["hive-coder", "ai-reviewer"], "live");
     execute(
@@ -300,12 +304,10 @@ describe("repair", () => {
       ["t009", "missing"],
     ]);
     const result = await check(context, { agents: ["hive-coder", "ai-reviewer", "ai-deployer"], repair: true });
-    expect(result).toMatchObject({ repaired: 6, unrepaired: [], consistent: true });
+    expect(result).toMatchObject({ repaired: 4, consistent: false });
+    expect(result.unrepaired.map(({ key }) => key).sort()).toEqual(["late", "t002"]);
     expect(
-      select(
-        path,
-        "SELECT id, status, assignee FROM tasks WHERE id IN ('t001', 't004', 't005', 't009', 't002', 'late') ORDER BY id",
-      ),
+      select(path, "SELECT id, status, assignee FROM tasks WHERE id IN ('t001', 't004', 't005', 't009') ORDER BY id"),
     ).toEqual([
       { id: "t001", status: "in_progress", assignee: null },
       // The legacy side leads for deployments.
@@ -314,18 +316,12 @@ describe("repair", () => {
       { id: "t009", status: "queued", assignee: null },
     ]);
     expect(select(path, "SELECT status FROM unified_tasks WHERE id = 't004'")).toEqual([{ status: "queued" }]);
-    expect(select(path, "SELECT id FROM runs WHERE task_id = 'late'")).toEqual([]);
-    const kept = select(path, "SELECT key, side, agent, aggregate FROM hive_kept ORDER BY key");
-    expect(kept).toMatchObject([
-      { key: "late", side: "legacy", agent: "hive-coder" },
-      { key: "t002", side: "legacy", agent: "ai-reviewer" },
+    expect(select(path, "SELECT id FROM tasks WHERE id IN ('t002', 'late') ORDER BY id")).toEqual([
+      { id: "late" },
+      { id: "t002" },
     ]);
-    const aggregate = JSON.parse(String(kept[0]?.aggregate));
-    expect(aggregate.tasks[0]).toMatchObject({ id: "late", title: "Late", payload: { $blob: "AP8=" }, priority: 1 });
-    expect(aggregate.runs[0]).toMatchObject({ id: "late-run", run_number: 1 });
-    expect(await check(context, { agents: ["hive-coder", "ai-reviewer", "ai-deployer"] })).toMatchObject({
-      consistent: true,
-    });
+    expect(select(path, "SELECT id FROM runs WHERE task_id = 'late'")).toEqual([{ id: "late-run" }]);
+    expect(select(path, "SELECT key FROM hive_kept")).toEqual([]);
   });
 
   test("keeps what only the unified side had, once", async () => {

@@ -99,6 +99,8 @@ describe("changing", () => {
     });
     shop.check("sales");
     await change(shop, "sales", "reads=unified");
+    shop.clock.minutes(1);
+    shop.check("sales");
     await change(shop, "sales", "dual-write=off");
     expect(await stages(shop)).toMatchObject({ sales: "complete" });
     for (const text of ["dual-write=on", "reads=live", "reads=shadow", "reads=legacy", "dual-write=off"]) {
@@ -106,6 +108,42 @@ describe("changing", () => {
     }
     expect(await stages(shop)).toMatchObject({ sales: "off" });
     expect(await verifyAudit(shop.context.store.read)).toMatchObject({ ok: true });
+  });
+
+  it("wants a check at each stage from shadow on: the one that opened a gate does not open the next", async () => {
+    await using shop = await openShop();
+    await change(shop, "sales", "dual-write=on");
+    shop.finishBackfill("sales");
+    shop.check("sales");
+    shop.clock.minutes(1);
+    await change(shop, "sales", "reads=shadow");
+    for (const text of ["reads=live", "reads=unified", "dual-write=off"]) {
+      await expect(change(shop, "sales", text)).rejects.toMatchObject({
+        message: expect.stringMatching(/its last check is from an earlier stage/),
+        details: { refusals: [{ agent: "sales", kind: "soft", remedy: "hive check sales" }] },
+      });
+      // The other flags are no part of a stage.
+      shop.check("sales");
+      shop.clock.minutes(1);
+      await change(shop, "sales", `unified-events=${text === "reads=unified" ? "off" : "on"}`);
+      await change(shop, "sales", text);
+      shop.clock.minutes(1);
+    }
+    expect(await stages(shop)).toMatchObject({ sales: "complete" });
+  });
+
+  it("stays closed where it is not known since when the agent is at its stage", async () => {
+    await using shop = await openShop();
+    shop.place("sales", "shadow");
+    shop.finishBackfill("sales");
+    shop.clock.minutes(1);
+    shop.check("sales");
+    shop.sql("UPDATE hive_flags SET changed_at = 'lately' WHERE flag = 'reads'");
+    await expect(change(shop, "sales", "reads=live")).rejects.toThrow(/earlier stage/);
+    shop.sql(`UPDATE hive_flags SET changed_at = datetime('${shop.clock.iso()}', '+1 second') WHERE flag = 'reads'`);
+    await expect(change(shop, "sales", "reads=live")).rejects.toThrow(/earlier stage/);
+    shop.sql(`UPDATE hive_flags SET changed_at = datetime('${shop.clock.iso()}', '-1 second') WHERE flag = 'reads'`);
+    await change(shop, "sales", "reads=live");
   });
 
   it("takes an agent that owns nothing through the stages as well", async () => {
@@ -156,7 +194,9 @@ describe("changing", () => {
     shop.place("sales", "live");
     shop.finishBackfill("sales");
     shop.check("sales");
-    const { changed } = await change(shop, "sales", "dual-write=off reads=unified");
+    const both = "dual-write=off reads=unified";
+    await expect(change(shop, "sales", both)).rejects.toThrow(/earlier stage/);
+    const { changed } = await change(shop, "sales", both, { force: true, reason: "nothing came in between" });
     expect(changed.map(({ flag }) => flag)).toEqual(["reads", "dual-write"]);
     expect(await stages(shop)).toMatchObject({ sales: "complete" });
     expect((await flagEntries(shop)).map(({ before, after }) => [before, after])).toMatchObject([

@@ -5,6 +5,7 @@ import { rollback } from "../../src/rollout/rollback.ts";
 import { migrateUp } from "../../src/schema/migrator.ts";
 import { backfill } from "../../src/sync/backfill.ts";
 import { check } from "../../src/sync/check.ts";
+import { listQuarantine, retryQuarantine } from "../../src/sync/quarantine.ts";
 import { advance, execute, platformContext, sampleDatabase, select } from "../support/legacy-platform.ts";
 
 const AGENT = "ai-reviewer";
@@ -95,4 +96,129 @@ test("dry runs do not open the database for writing: a journal mode that hive wo
     await migrateUp(context, { dryRun: true });
   }
   expect(select(path, "PRAGMA journal_mode")).toEqual([{ journal_mode: "delete" }]);
+});
+
+describe("what an agent wrote on the unified side is never lost", () => {
+  test("not by a rollback of what cannot go down: kept whole, and listed", async () => {
+    const path = sampleDatabase({ tasks: 300 });
+    await using context = platformContext(path);
+    await liveWithALoss(context, path);
+    const [row] = select(path, `SELECT max(id) AS id FROM unified_tasks WHERE agent_type = '${AGENT}'`);
+    execute(
+      path,
+      `UPDATE unified_tasks SET error_message = 'NEW WORK', input_data = 'not json' WHERE id = '${row?.id}'`,
+    );
+    expect(await rollback(context, { to: "shadow" })).toMatchObject({ stage: "shadow", quarantined: 1, kept: 2 });
+    const [copy] = select(path, `SELECT aggregate FROM hive_kept WHERE key = '${row?.id}'`);
+    expect(String(copy?.aggregate)).toContain("NEW WORK");
+    expect((await listQuarantine(context)).entries).toMatchObject([{ key: row?.id, direction: "down" }]);
+  });
+
+  test("not when it comes between the carrying and the flip", async () => {
+    const path = sampleDatabase({ tasks: 300 });
+    {
+      await using context = platformContext(path);
+      await liveWithALoss(context, path);
+    }
+    const [row] = select(path, `SELECT max(id) AS id FROM unified_tasks WHERE agent_type = '${AGENT}'`);
+    let late = 0;
+    const signal = (point: string) => {
+      if (point !== "tx:project down:committed" || late > 0) return;
+      late += 1;
+      execute(
+        path,
+        `UPDATE unified_tasks SET error_message = 'LATE', updated_at = '2031-01-01T00:00:00.000Z' WHERE id = '${row?.id}'`,
+      );
+    };
+    await using context = platformContext(path, { signal });
+    await rollback(context, { to: "shadow" });
+    expect(late).toBe(1);
+    expect(select(path, `SELECT failure_reason FROM tasks WHERE id = '${row?.id}'`)).toEqual([
+      { failure_reason: "LATE" },
+    ]);
+    expect(await check(context, { agents: [AGENT] })).toMatchObject({ consistent: true });
+  });
+
+  test("not by a retry of what never went up: it is written up, not taken away", async () => {
+    const path = sampleDatabase({ tasks: 60 });
+    await using context = platformContext(path);
+    await migrateUp(context);
+    const [row] = select(path, "SELECT min(id) AS id FROM planning_queue");
+    // The same key as a task's: quarantined until the task gets another one.
+    execute(
+      path,
+      `UPDATE tasks SET id = '${row?.id}' WHERE id = (SELECT max(id) FROM tasks WHERE task_type = 'backend')`,
+    );
+    await advance(context, ["ai-planner"], "live", async (stage) => {
+      if (stage === "shadow") await backfill(context, { agents: ["ai-planner"] });
+      if (stage === "live") await check(context, { agents: ["ai-planner"] });
+    });
+    execute(path, `UPDATE tasks SET id = 'renamed' WHERE id = '${row?.id}'`);
+    expect(await retryQuarantine(context, { mapping: "planning_queue" })).toMatchObject({ retried: 1, released: 1 });
+    expect(select(path, `SELECT count(*) AS n FROM planning_queue WHERE id = '${row?.id}'`)).toEqual([{ n: 1 }]);
+    expect(select(path, `SELECT agent_type FROM unified_tasks WHERE id = '${row?.id}'`)).toEqual([
+      { agent_type: "ai-planner" },
+    ]);
+  });
+
+  test("not when it hands a row over to an agent that is still led by the legacy side", async () => {
+    const path = sampleDatabase({ tasks: 300 });
+    await using context = platformContext(path);
+    await liveWithALoss(context, path);
+    const [row] = select(path, `SELECT max(id) AS id FROM unified_tasks WHERE agent_type = '${AGENT}'`);
+    execute(
+      path,
+      `UPDATE unified_tasks SET task_type = 'code', agent_type = 'hive-coder', error_message = 'HANDED OVER' WHERE id = '${row?.id}'`,
+    );
+    expect(await check(context, { agents: [AGENT] })).toMatchObject({ consistent: false, different: 1 });
+    expect(await check(context, { agents: ["hive-coder"] })).toMatchObject({ different: expect.any(Number) });
+    await backfill(context, { agents: ["hive-coder"] });
+    expect(select(path, `SELECT error_message FROM unified_tasks WHERE id = '${row?.id}'`)).toEqual([
+      { error_message: "HANDED OVER" },
+    ]);
+    await rollback(context, { agents: [AGENT] });
+    expect(select(path, `SELECT failure_reason FROM tasks WHERE id = '${row?.id}'`)).toEqual([
+      { failure_reason: "HANDED OVER" },
+    ]);
+  });
+});
+
+test("a repair of related rows whose root is gone keeps them and is on record", async () => {
+  const path = sampleDatabase({ tasks: 60 });
+  await using context = platformContext(path);
+  await migrateUp(context);
+  await backfill(context);
+  execute(
+    path,
+    "INSERT INTO unified_review_tasks (task_id, correlation_id, code_path, created_at) VALUES ('ghost', 'c', 'a.py', '')",
+  );
+  expect(await check(context, { repair: true })).toMatchObject({ extra: 1, repaired: 1, consistent: true });
+  expect(select(path, "SELECT key, side FROM hive_kept")).toEqual([{ key: "ghost", side: "unified" }]);
+  expect(select(path, "SELECT after FROM hive_audit WHERE action = 'repair'")).toEqual([
+    { after: expect.stringContaining("ghost") },
+  ]);
+});
+
+test("a flag of another agent does not stop a backfill; the side that leads for it does", async () => {
+  const path = sampleDatabase({ tasks: 60 });
+  {
+    await using context = platformContext(path);
+    await migrateUp(context);
+  }
+  const during = (statement: string) => {
+    let done = false;
+    return platformContext(path, {
+      signal: (point) => {
+        if (point !== "backfill:judged" || done) return;
+        done = true;
+        execute(path, statement);
+      },
+    });
+  };
+  {
+    await using context = during("INSERT INTO hive_flags VALUES ('guardian', 'dual-write', 'on', '')");
+    expect(await backfill(context, { agents: [AGENT] })).toMatchObject({ resumed: false });
+  }
+  await using context = during("INSERT INTO hive_flags VALUES ('guardian', 'reads', 'live', '')");
+  await expect(backfill(context, { agents: [AGENT] })).rejects.toMatchObject({ code: "GUARD_REFUSED" });
 });

@@ -97,7 +97,7 @@ describe("a database that hive has never touched", () => {
     const before = readFileSync(path);
     await using context = hiveContext(path);
     expect(await migrateStatus(context)).toEqual({
-      ...{ current: null, head: false, applied: [], outOfOrder: [] },
+      ...{ current: null, head: false, applied: [], outOfOrder: [], newer: [] },
       pending: [LEDGER, UNIFIED],
     });
     const { sql: planned, ...result } = await migrateUp(context, { dryRun: true });
@@ -446,7 +446,7 @@ describe("down is refused", () => {
     await using context = testContext(path);
     await migrateUp(context);
     execute(path, `INSERT INTO hive_kept VALUES (1, '', 'notes', 'a', 'writer', 'unified', 'because', '{"a":1}')`);
-    await expect(migrateDown(context)).rejects.toEqual(failure("GUARD_REFUSED", /1 aggregates/));
+    await expect(migrateDown(context)).rejects.toEqual(failure("GUARD_REFUSED", /1 aggregate that/, { kept: 1 }));
     await expect(migrateDown(context, { force: true })).rejects.toEqual(failure("USAGE", /reason/));
     const { keptSavedTo } = await migrateDown(context, { force: true, reason: "known" });
     expect(JSON.parse(readFileSync(keptSavedTo ?? "", "utf8"))).toMatchObject({ key: "a", aggregate: '{"a":1}' });

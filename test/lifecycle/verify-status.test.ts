@@ -217,20 +217,26 @@ describe("status", () => {
     for (const agent of ["sales", "support", "auditor"]) {
       const follow = async (flag: "dual-write" | "reads", value: string, command: string) => {
         expect((await commands(shop)).at(-1)).toBe(command);
+        shop.clock.minutes(1);
         await changeFlags(shop.context, [{ agent, flag, value }]);
+      };
+      const checked = async () => {
+        expect(await commands(shop)).toEqual([`hive check ${agent}`]);
+        shop.check(agent);
       };
       await follow("dual-write", "on", `hive flags enable ${agent} --flag dual-write`);
       expect(await look(shop)).toMatchObject({ phase: "C" });
       expect(await commands(shop)).toEqual([`hive backfill ${agent}`]);
       shop.finishBackfill(agent);
-      expect(await commands(shop)).toEqual([`hive check ${agent}`]);
-      shop.check(agent);
+      await checked();
       await follow("reads", "shadow", `hive flags set ${agent} reads=shadow`);
-      await follow("reads", "live", `hive flags set ${agent} reads=live`);
+      await checked();
       shop.clock.minutes(90);
-      expect(await commands(shop)).toEqual([`hive check ${agent}`]);
-      shop.check(agent);
+      await checked();
+      await follow("reads", "live", `hive flags set ${agent} reads=live`);
+      await checked();
       await follow("reads", "unified", `hive flags set ${agent} reads=unified`);
+      await checked();
       await follow("dual-write", "off", `hive flags disable ${agent} --flag dual-write`);
     }
     expect(await look(shop)).toMatchObject({ phase: "D", problems: [], next: [{ command: "hive verify" }] });

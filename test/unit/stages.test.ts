@@ -35,6 +35,7 @@ const open: Facts = {
   missingLegacy: [],
   backfill: { state: "finished", finishedAt: NOW - 30 * MINUTE },
   check: { at: NOW - 10 * MINUTE, drift: 0 },
+  stageSince: NOW - 20 * MINUTE,
   now: NOW,
   checkMaxAgeMs: 60 * MINUTE,
 };
@@ -138,7 +139,7 @@ describe("going back with no fact but the legacy tables", () => {
 
 describe("guards", () => {
   const old = { at: NOW - 61 * MINUTE, drift: 0 };
-  it.each<[string, Stage, FlagSetting, Partial<Facts>, "hard" | "soft", RegExp, string]>([
+  it.each<readonly [string, Stage, FlagSetting, Partial<Facts>, "hard" | "soft", RegExp, string]>([
     ["no ledger", "off", dual(true), { ledger: false }, "hard", /hive's own tables/, "hive migrate up"],
     [
       "no ledger",
@@ -243,6 +244,14 @@ describe("guards", () => {
       /older than the end/,
       "hive check alpha",
     ],
+    ...(["shadow", "live", "rampdown"] as const).flatMap((stage) => {
+      const next = settingBetween(stage, nextStage(stage) ?? stage);
+      const because = [/from an earlier stage/, "hive check alpha"] as const;
+      return [
+        ["a check of an earlier stage", stage, next, { stageSince: NOW - 9 * MINUTE }, "soft", ...because] as const,
+        ["an unreadable begin of the stage", stage, next, { stageSince: Number.NaN }, "soft", ...because] as const,
+      ];
+    }),
     ["old check", "live", reads("unified"), { check: old }, "soft", /61 minutes/, "hive check alpha"],
     [
       "drift",
@@ -264,6 +273,12 @@ describe("guards", () => {
     const forced = ask(at(stage), [setting], { ...open, ...facts }, true);
     expect(forced.ok).toBe(kind === "soft");
     if (forced.ok) expect(forced.forced).toEqual(decision.ok ? [] : decision.refusals);
+  });
+
+  it("take a check of the millisecond in which the stage began, and of an agent whose flags never changed", () => {
+    for (const stageSince of [NOW - 10 * MINUTE, Number.NEGATIVE_INFINITY]) {
+      expect(stages(ask(at("shadow"), [reads("live")], { ...open, stageSince }))).toEqual(["shadow→live"]);
+    }
   });
 
   it("name everything that is missing at once", () => {
@@ -296,6 +311,7 @@ describe("guards", () => {
     expect(isFresh({ ...open, check: { at: NOW, drift: 9 } })).toBe(true);
     expect(isFresh({ ...open, check: old })).toBe(false);
     expect(isFresh({ ...open, check: null })).toBe(false);
+    expect(isFresh({ ...open, stageSince: NOW - 9 * MINUTE })).toBe(false);
     expect(isFresh({ ...open, check: { at: NOW - 31 * MINUTE, drift: 0 } })).toBe(false);
   });
 });
@@ -368,6 +384,13 @@ describe("several flags at once", () => {
     });
   });
 
+  it("do not open a second gate with the check that opened the first", () => {
+    expect(ask(at("live"), [dual(false), reads("unified")], open)).toMatchObject({
+      ok: false,
+      refusals: [{ kind: "soft", missing: expect.stringMatching(/earlier stage/), remedy: "hive check alpha" }],
+    });
+  });
+
   it("that are so already change nothing, whatever is missing", () => {
     expect(ask(at("live"), [reads("live"), dual(true)], { ...untouched, missingLegacy: null })).toMatchObject({
       ok: true,
@@ -412,6 +435,7 @@ describe("for any sequence of commands", () => {
       fc.record({ state: fc.constant("finished" as const), finishedAt: time }),
     ),
     check: fc.oneof(fc.constant(null), fc.record({ at: time, drift: fc.constantFrom(0, 1, Number.NaN) })),
+    stageSince: fc.oneof(time, fc.constant(Number.NEGATIVE_INFINITY)),
     now: fc.constant(NOW),
     checkMaxAgeMs: fc.constant(60 * MINUTE),
   });
@@ -458,6 +482,7 @@ describe("for any sequence of commands", () => {
           expect(known.check?.drift).toBe(0);
           expect(NOW - (known.check?.at ?? Number.NaN)).toBeLessThanOrEqual(known.checkMaxAgeMs);
           expect(NOW - (known.check?.at ?? Number.NaN)).toBeGreaterThanOrEqual(0);
+          expect(known.check?.at).toBeGreaterThanOrEqual(known.stageSince);
           if (known.backfill.state === "finished") {
             expect(known.check?.at).toBeGreaterThanOrEqual(known.backfill.finishedAt);
           }

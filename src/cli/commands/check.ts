@@ -10,7 +10,7 @@ export const check = defineCommand<CheckResult>({
   description:
     "Compares both schemas in one snapshot: the agents with dual-write on, or those named. What awaits sync and what " +
     "is quarantined is counted apart. Exits with 3 if there is drift. --repair mends it from the side that has the " +
-    "authority, and never overwrites anything newer.",
+    "authority, and never overwrites anything newer; two repairs never run at once.",
   parameters: [agents, keys, repair, ...changing],
   examples: ["hive check", "hive check ai-reviewer --repair", "hive check --key task-17"],
   abortable: true,
@@ -51,6 +51,9 @@ export const check = defineCommand<CheckResult>({
     for (const one of result.unrepaired) {
       lines.push(ui.wrap(ui.paint("bad", `not repaired: ${one.mapping} ${one.key}: ${one.reason}`), 2));
     }
+    if (result.unrecorded !== null) {
+      lines.push(ui.wrap(`The verdict was not recorded, so that it opens no gate: ${ui.text(result.unrecorded)}.`, 2));
+    }
     if (result.consistent) lines.push(ui.paint("good", "Consistent."));
     else lines.push(`${ui.paint("bad", "Not consistent.")} → hive check --repair mends it, hive status says more`);
     return lines.join("\n");
@@ -72,7 +75,7 @@ const SHOWN = 10;
 
 async function driftText(result: CheckResult, ui: Ui): Promise<string> {
   const rows = result.drift.slice(0, SHOWN).flatMap((one): Cell[][] => {
-    const head: Cell[] = [{ text: one.kind, style: "bad" }, one.mapping, one.key, ""];
+    const head: Cell[] = [{ text: one.kind, style: "bad" }, one.mapping, one.key === "" ? '""' : one.key, ""];
     const columns = one.columns
       .slice(0, 3)
       .map((column): Cell[] => [

@@ -1,6 +1,25 @@
 import { resolve } from "node:path";
-import type { MigrateCreateResult, MigrateDownResult, MigrateStatusResult, MigrateUpResult } from "../../index.ts";
-import { change, changing, defineCommand, flag, force, forced, number, required, text } from "../command.ts";
+import {
+  HiveError,
+  type MigrateCreateResult,
+  type MigrateDownResult,
+  type MigrateStatusResult,
+  type MigrateUpResult,
+} from "../../index.ts";
+import {
+  change,
+  changing,
+  defineCommand,
+  dryRun,
+  flag,
+  force,
+  forced,
+  number,
+  type Question,
+  reason,
+  required,
+  text,
+} from "../command.ts";
 import { type Cell, duration, plural, type Ui } from "../render.ts";
 
 const step = number("--step <n>", "at most so many migrations", { integer: true, min: 1 });
@@ -44,10 +63,30 @@ export const down = defineCommand<MigrateDownResult>({
   summary: "revert schema migrations",
   description:
     "Reverts schema migrations, the newest one unless told otherwise. Every legacy row stays. It is refused while an " +
-    "agent still depends on the unified tables. Before hive's own tables go, the audit log is saved to a file.",
+    "agent still depends on the unified tables. Before hive's own tables go, the audit log is saved to a file; so " +
+    "that needs no confirmation. --force also reverts where rows would be lost that exist nowhere else, and asks.",
   parameters: [downTo, step, force, ...changing],
   examples: ["hive migrate down", "hive migrate down --to 0"],
   abortable: true,
+  async confirm(input, scope): Promise<Question | null> {
+    if (!forced(input) || input.get(dryRun)) return null;
+    const { migrations } = await scope.hive();
+    const which = { to: input.get(downTo), step: input.get(step), dryRun: true };
+    try {
+      await migrations.down(which);
+      return null;
+    } catch (error) {
+      // What only force overrides is what cannot be undone.
+      if (!(error instanceof HiveError) || error.code !== "GUARD_REFUSED") throw error;
+      const { sql = [] } = await migrations.down({ ...which, force: true, reason: input.get(reason) });
+      const names = sql.map(({ name }) => name).join(", ");
+      return {
+        plan: scope.ui.wrap(scope.ui.text(error.message)),
+        question: `Revert ${names} all the same?`,
+        details: error.details,
+      };
+    }
+  },
   run: async (input, scope) => {
     const override = forced(input);
     return (await scope.hive()).migrations.down({
@@ -68,6 +107,8 @@ export const down = defineCommand<MigrateDownResult>({
     const lines = [await ui.table(rows, { shrink: 0 })];
     if (result.auditSavedTo !== undefined)
       lines.push(ui.wrap(`The audit log was saved to ${ui.text(result.auditSavedTo)}`));
+    if (result.keptSavedTo !== undefined)
+      lines.push(ui.wrap(`What hive_kept held was saved to ${ui.text(result.keptSavedTo)}`));
     lines.push(result.current === null ? "No migration is applied any more." : `Now at ${ui.text(result.current)}.`);
     return lines.join("\n");
   },
@@ -138,7 +179,9 @@ export const create = defineCommand<MigrateCreateResult>({
       ...(result.addFolder === null
         ? []
         : [
-            ui.paint("warn", "The config does not name this folder, so `hive migrate up` does not read it yet. Add:"),
+            ui.wrap(
+              ui.paint("warn", "The config does not name this folder, so `hive migrate up` does not read it yet. Add:"),
+            ),
             `  "migrations": [${ui.text(JSON.stringify(result.addFolder))}]`,
           ]),
       "→ Fill in both sections, then: hive migrate up --dry-run",

@@ -59,11 +59,21 @@ export const retry = defineCommand<QuarantineRetryResult>({
   name: "quarantine retry",
   summary: "try again what could not be mapped",
   description:
-    "Tries again what could not be mapped: everything, or what is named. What succeeds leaves the quarantine.",
-  parameters: [...which, ...changing],
+    "Tries again what could not be mapped: everything, or what is named; with --all also what was discarded. What " +
+    "succeeds leaves the quarantine.",
+  parameters: [...which, withDiscarded, ...changing],
   abortable: true,
-  run: async (input, scope) => (await scope.hive()).quarantine.retry({ ...filter(input), ...change(input, scope) }),
+  run: async (input, scope) =>
+    (await scope.hive()).quarantine.retry({
+      ...filter(input),
+      ...change(input, scope),
+      all: input.get(withDiscarded),
+    }),
   human(result, ui) {
+    if (result.dryRun) {
+      const would = `${plural(result.retried, "aggregate")} would be tried again; nothing was written.`;
+      return result.entries.length === 0 ? would : [would, entriesText(result.entries, ui)].join("\n");
+    }
     const lines = [`${thousands(result.retried)} tried again, ${thousands(result.released)} released.`];
     if (result.entries.length > 0) lines.push("Still quarantined:", entriesText(result.entries, ui));
     return lines.join("\n");

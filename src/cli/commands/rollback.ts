@@ -40,6 +40,7 @@ export const rollback = defineCommand<RollbackResult>({
     const lines = [await planText(result, ui)];
     if (!result.dryRun) lines.push(ui.paint("good", `Back at ${result.stage}.`));
     if (result.quarantined > 0) lines.push("→ hive quarantine list");
+    if (result.kept > 0 && !result.dryRun) lines.push("→ hive kept list");
     return lines.join("\n");
   },
 });

@@ -71,9 +71,16 @@ function agentTable(result: StatusResult, ui: Ui): Promise<string> {
 
 const BACKFILL = { none: "quiet", running: "warn", finished: "good", stale: "bad" } as const;
 
+/** In one unit: the table is wide enough as it is. */
+function ago(ms: number): string {
+  if (ms < 1_000) return "just now";
+  const unit = [3_600_000, 60_000, 1_000].find((one) => ms >= one) ?? 1;
+  return `${duration(Math.floor(ms / unit) * unit)} ago`;
+}
+
 function lastCheck(check: StatusResult["agents"][number]["lastCheck"]): Cell {
   if (check === null) return { text: "never", style: "quiet" };
-  const age = `${duration(check.ageMs)} ago`;
+  const age = ago(check.ageMs);
   if (!check.consistent) return { text: `${thousands(check.drift)} drifted, ${age}`, style: "bad" };
   return check.fresh ? { text: `ok, ${age}`, style: "good" } : { text: `ok but old, ${age}`, style: "warn" };
 }
