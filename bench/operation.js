@@ -1,18 +1,8 @@
 // One operation of the library in a process of its own, so that its time and its peak memory are its own.
-import { openHive } from "../dist/index.js";
+import { CONFIG_DEFAULTS, openHive } from "../dist/index.js";
 
 const [database, name, json] = process.argv.slice(2);
-const hive = await openHive({
-  database,
-  baseDirectory: "/",
-  mapping: "hive",
-  migrations: [],
-  agents: {},
-  lockBudget: 0.01,
-  busyTimeoutMs: 10_000,
-  lockTimeoutSeconds: 60,
-  checkMaxAgeMinutes: 60,
-});
+const hive = await openHive({ ...CONFIG_DEFAULTS, database, baseDirectory: "/" });
 const operations = {
   up: () => hive.migrations.up(),
   backfill: (options) => hive.backfill(options),

@@ -13,7 +13,6 @@ export const ERROR_CODES = {
   CONSTRAINT: { exit: 1, retryable: false },
   MIGRATION_FAILED: { exit: 1, retryable: false },
   LOCK_LOST: { exit: 1, retryable: true },
-  AUDIT_BROKEN: { exit: 1, retryable: false },
   // usage or configuration: exit 2
   USAGE: { exit: 2, retryable: false },
   CONFIG_INVALID: { exit: 2, retryable: false },

@@ -10,10 +10,15 @@ const stage = z.enum(["off", "dualwrite", "shadow", "live", "rampdown", "complet
 const side = z.enum(["legacy", "unified"]);
 const value = z.union([z.null(), z.string(), z.number(), z.boolean()]);
 
+/** How the database file keeps its journal: changed for good by the first `migrate up`, and put back by the last down. */
+const journalMode = z.object({ from: z.string(), to: z.string() });
+
 export const migrateUp = z.object({
   applied: z.array(z.object({ name: z.string(), durationMs: z.number() })),
   adopted: z.array(z.string()),
   pending: z.array(z.string()),
+  /** Only where it is changed. */
+  journalMode: journalMode.optional(),
   /** With --dry-run: the SQL that would run. */
   sql: z.array(z.object({ name: z.string(), sql: z.string() })).optional(),
 });
@@ -26,6 +31,8 @@ export const migrateDown = z.object({
   auditSavedTo: z.string().optional(),
   /** Where the aggregates of hive_kept were saved, if there were any. */
   keptSavedTo: z.string().optional(),
+  /** Only where it is to be put back; `to` equals `from` where it could not, since others have the file open. */
+  journalMode: journalMode.optional(),
 });
 
 export const migrateStatus = z.object({

@@ -45,11 +45,6 @@ export async function assertLedgerKnown(store: Store, session: Session = store.r
   if (newer.length > 0) throw ledgerTooNew(store.location, newer);
 }
 
-/** The names of the applied migrations, oldest first; none on a database that hive has never touched. */
-export async function appliedMigrations(store: Store, session: Session = store.read): Promise<string[]> {
-  return (await migrationRecords(store, session)).map((record) => record.name);
-}
-
 /** The records of the applied migrations, oldest first; none on a database that hive has never touched. */
 export async function migrationRecords(store: Store, session: Session = store.read): Promise<MigrationRecord[]> {
   if ((await store.table("hive_migrations", session)) === null) return [];

@@ -5,7 +5,7 @@ import { type Context, lockOptions } from "../context.ts";
 import { HiveError, nearest } from "../errors.ts";
 import type { MigrateDownOptions, MigrateUpOptions } from "../hive.ts";
 import type { MigrateCreateResult, MigrateDownResult, MigrateStatusResult, MigrateUpResult } from "../results.ts";
-import { audit } from "../rollout/audit.ts";
+import { audit, listAudit } from "../rollout/audit.ts";
 import type { Session, Transaction } from "../storage/port.ts";
 import { id, sql } from "../storage/sql.ts";
 import type { Adoption } from "../sync/mapping.ts";
@@ -88,19 +88,23 @@ export async function migrateUp(context: Context, options: MigrateUpOptions = {}
   if (preview.steps.length === 0 && isRegistered(await unregistered(store, store.read, context.mapping))) {
     return { applied: [], adopted: [], pending: preview.history.pending.map((file) => file.name) };
   }
+  const journalBefore = await store.journalMode();
   return store.withLock(LOCK, lockOptions(context, options, "hive migrate up"), async () => {
+    const journal = changed(journalBefore, await store.journalMode());
     // Another hive may have done it while this one waited.
     const { history, steps } = await plan();
     const result: MigrateUpResult = { applied: [], adopted: [], pending: [] };
     await runInOrder(context, "up", sets, steps, options, async (step) => {
       const begun = context.clock.monotonic();
-      const adopted = await applyOne(context, step, options);
+      const first = result.applied.length + result.adopted.length === 0;
+      const adopted = await applyOne(context, step, options, first ? journal : null);
       if (adopted) result.adopted.push(step.file.name);
       else result.applied.push({ name: step.file.name, durationMs: since(context, begun) });
     });
     await registerRest(context, options);
     const done = new Set(steps.map((step) => step.file.name));
     result.pending = history.pending.map((file) => file.name).filter((name) => !done.has(name));
+    if (journal) result.journalMode = journal;
     return result;
   });
 }
@@ -185,8 +189,31 @@ function upSql(step: UpStep): string {
   ].join("\n");
 }
 
+type JournalChange = NonNullable<MigrateUpResult["journalMode"]>;
+
+function changed(from: string | null, to: string | null): JournalChange | null {
+  return from === null || to === null || from === to ? null : { from, to };
+}
+
+/** The mode that the file had before hive came, if the audit log says that hive changed it. */
+async function journalBeforeHive({ store }: Context): Promise<string | null> {
+  if ((await store.table("hive_audit")) === null) return null;
+  for (const { after } of (await listAudit(store.read, { action: "migrate up" })).entries) {
+    if (typeof after !== "object" || after === null || !("journalMode" in after)) continue;
+    const { journalMode } = after;
+    if (typeof journalMode !== "object" || journalMode === null || !("from" in journalMode)) continue;
+    return typeof journalMode.from === "string" ? journalMode.from : null;
+  }
+  return null;
+}
+
 /** Whether it was adopted. */
-async function applyOne(context: Context, step: UpStep, options: MigrateUpOptions): Promise<boolean> {
+async function applyOne(
+  context: Context,
+  step: UpStep,
+  options: MigrateUpOptions,
+  journal: JournalChange | null,
+): Promise<boolean> {
   const { store, clock } = context;
   const { file, sections, adoption } = step;
   return store.transaction(`migrate up ${file.name}`, async (tx) => {
@@ -222,6 +249,7 @@ async function applyOne(context: Context, step: UpStep, options: MigrateUpOption
           checksum: file.checksum,
           ...(detail === null ? {} : { adopted: detail }),
           ...(isRegistered(missing) ? {} : { registered: summary(missing) }),
+          ...(journal && { journalMode: journal }),
         },
       });
     }
@@ -260,7 +288,8 @@ interface DownPlan {
  * record. Tables that another tool made (an adopted migration) are emptied and stay.
  *
  * Before the ledger goes, its audit log is saved beside the database (`auditSavedTo`, JSON lines of the table's
- * columns), and so is whatever `hive_kept` holds (`keptSavedTo`).
+ * columns), and so is whatever `hive_kept` holds (`keptSavedTo`). After it, the database file keeps its journal again
+ * as it did before hive came, unless others have it open (`journalMode`).
  * @throws STILL_IN_USE while an agent's stage is not off, unless only the user's own migrations are reverted;
  * GUARD_REFUSED (`force` with a reason overrides it) while rows would be lost that exist nowhere else; NO_DOWN,
  * HISTORY_ALTERED, LEDGER_TOO_NEW, UNKNOWN_NAME, USAGE, MIGRATION_FAILED, LOCK_HELD, INTERRUPTED
@@ -284,20 +313,29 @@ export async function migrateDown(context: Context, options: MigrateDownOptions 
   if (preview.steps.length === 0 && !(await hasRemains(context, preview.history))) {
     return { reverted: [], current: currentOf(preview.history) };
   }
-  return store.withLock(LOCK, lockOptions(context, options, "hive migrate down"), async () => {
-    const { history, steps } = await plan();
-    const result: MigrateDownResult = { reverted: [], current: currentOf(history) };
-    await runInOrder(context, "down", sets, steps, options, async (step) => {
-      const begun = context.clock.monotonic();
-      const previous = history.applied[history.applied.indexOf(step.record) - 1]?.name ?? null;
-      const saved = await revertOne(context, step, previous, options);
-      result.reverted.push({ name: step.record.name, durationMs: since(context, begun) });
-      result.current = previous;
-      Object.assign(result, saved);
-    });
-    if (history.applied.length === 0) await store.transaction("migrate down remains", dropOwnTables);
-    return result;
-  });
+  const { result, former } = await store.withLock(
+    LOCK,
+    lockOptions(context, options, "hive migrate down"),
+    async () => {
+      const { history, steps } = await plan();
+      const former = await journalBeforeHive(context);
+      const result: MigrateDownResult = { reverted: [], current: currentOf(history) };
+      await runInOrder(context, "down", sets, steps, options, async (step) => {
+        const begun = context.clock.monotonic();
+        const previous = history.applied[history.applied.indexOf(step.record) - 1]?.name ?? null;
+        const saved = await revertOne(context, step, previous, options);
+        result.reverted.push({ name: step.record.name, durationMs: since(context, begun) });
+        result.current = previous;
+        Object.assign(result, saved);
+      });
+      if (history.applied.length === 0) await store.transaction("migrate down remains", dropOwnTables);
+      return { result, former };
+    },
+  );
+  if (former === null || result.current !== null) return result;
+  const now = await store.journalMode();
+  if (now === null || now === former) return result;
+  return { ...result, journalMode: { from: now, to: (await store.restoreJournalMode(former)) ?? now } };
 }
 
 /** Left by a `migrate up` that ended before its first migration did. */

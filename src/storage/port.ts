@@ -149,6 +149,13 @@ export interface Store extends AsyncDisposable {
   table(name: string, session?: Session): Promise<Table | null>;
   /** Names of all tables, without the database's own. */
   tables(session?: Session): Promise<string[]>;
+  /** How the database file keeps its journal, where hive changes that for good; null where it does not. */
+  journalMode(): Promise<string | null>;
+  /**
+   * Puts that back; no other operation of this store may be running. Gives the mode that the file has then: the old
+   * one while another process has it open.
+   */
+  restoreJournalMode(mode: string): Promise<string | null>;
   /** Equal numbers: nobody, this process included, has committed in between. Takes no lock and writes nothing. */
   version(): Promise<number>;
   /**

@@ -465,6 +465,40 @@ class SqliteStore implements Store {
     return rows.map((row) => String(row.name));
   }
 
+  async journalMode(): Promise<string> {
+    const session = this.readConnection();
+    // A connection that was open before the mode changed sees the change when it reads.
+    session.allSync(sql`SELECT 1 FROM sqlite_schema LIMIT 1`);
+    return String(session.pragma("journal_mode"));
+  }
+
+  async restoreJournalMode(mode: string): Promise<string> {
+    // Of the modes without WAL, a file only remembers that it is one of them.
+    if (mode === "delete") await this.exclusive(async () => this.leaveWal());
+    return this.journalMode();
+  }
+
+  /** Possible only while nobody else has the file open: not even another connection of this process. */
+  private leaveWal(): void {
+    for (const connection of [this.reader, this.writer, ...this.idle.splice(0)]) {
+      if (!connection) continue;
+      connection.close();
+      this.opened.delete(connection);
+    }
+    this.reader = undefined;
+    this.writer = undefined;
+    this.dataVersion = undefined;
+    const alone = this.open(false);
+    try {
+      alone.pragma("journal_mode = DELETE");
+    } catch (error) {
+      if (!(error instanceof HiveError) || error.code !== "DATABASE_BUSY") throw error;
+    } finally {
+      alone.close();
+      this.opened.delete(alone);
+    }
+  }
+
   async version(): Promise<number> {
     return Number(this.readConnection().pragma("data_version"));
   }

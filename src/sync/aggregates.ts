@@ -29,6 +29,8 @@ export interface TableLayout {
   readonly missing: readonly string[];
   /** Types by column name, of all columns of the table. */
   readonly types: ReadonlyMap<string, ColumnType>;
+  /** Columns for JSON that the table declares as something else than text: there, a bare number may be no text. */
+  readonly loose: ReadonlyMap<string, ColumnType>;
 }
 
 export interface RelatedLayout extends TableLayout {
@@ -90,7 +92,7 @@ export async function introspect(
   for (const related of unified.related) {
     const table = await unifiedTable(related.table, related.columns);
     unifiedRelated.push({
-      ...tableLayout(table, related.foreignKey, Object.keys(related.columns)),
+      ...tableLayout(table, related.foreignKey, Object.keys(related.columns), related.columns),
       indexed: isIndexed(table, related.foreignKey),
       orderBy: related.key,
       identity: related.key,
@@ -107,7 +109,7 @@ export async function introspect(
     mapping,
     legacy: { root: tableLayout(legacyRoot, legacy.root.key, everyLegacyColumn), related: legacyRelated },
     unified: {
-      root: tableLayout(unifiedRoot, unified.root.key, Object.keys(unified.root.columns)),
+      root: tableLayout(unifiedRoot, unified.root.key, Object.keys(unified.root.columns), unified.root.columns),
       related: unifiedRelated,
     },
   };
@@ -182,7 +184,12 @@ function missingTable(name: string, mapping: AggregateMapping, side: "legacy" | 
   );
 }
 
-function tableLayout(table: Table, key: string, wanted: readonly string[]): TableLayout {
+function tableLayout(
+  table: Table,
+  key: string,
+  wanted: readonly string[],
+  kinds: Readonly<Record<string, ColumnKind>> = {},
+): TableLayout {
   const types = new Map(table.columns.map((column) => [column.name, column.type]));
   if (!types.has(key)) {
     throw new HiveError("SCHEMA_MISMATCH", `The table ${table.name} has no column ${key}, which identifies its rows.`, {
@@ -199,6 +206,7 @@ function tableLayout(table: Table, key: string, wanted: readonly string[]): Tabl
     columns,
     missing: wanted.filter((column) => !types.has(column)),
     types,
+    loose: new Map([...types].filter(([column, type]) => kinds[column] === "json" && type !== "text")),
   };
 }
 
@@ -254,8 +262,21 @@ function selectFrom(table: TableLayout, name = table.table): Sql {
 }
 
 /**
- * The next root rows after `after` (up to and with `to`) in the order of the key, with everything related to them. Rows without a key are
- * not among them: see {@link loadWithoutKey}.
+ * How much text is read at once, however long the rows are; an aggregate that has more by itself is read alone. Root
+ * rows of a page stop at the first, what belongs to them at the second: where that is beyond it, the page is cut.
+ */
+export const PAGE_BYTES = 500_000;
+const MOST_BYTES = 4 * PAGE_BYTES;
+
+/** Aggregates that follow one another, and whether there are more after them. */
+export interface LoadedPage {
+  readonly loaded: readonly Loaded[];
+  readonly more: boolean;
+}
+
+/**
+ * The next aggregates after `after` (up to and with `to`) in the order of the key: at most `limit`, and no more than
+ * memory should hold at once. Rows without a key are not among them: see {@link loadWithoutKey}.
  */
 export async function loadPage(
   session: Session,
@@ -263,26 +284,58 @@ export async function loadPage(
   after: Value,
   limit: number,
   options: { to?: Value; copies?: SortedCopies } = {},
-): Promise<Loaded[]> {
+): Promise<LoadedPage> {
   const { root } = side;
   const { to, copies } = options;
   const key = id(root.key);
   const from = after === null ? sql`${key} IS NOT NULL` : sql`${key} > ${after}`;
   const range = to === undefined || to === null ? from : sql`${from} AND ${key} <= ${to}`;
-  const rows = await session.tuples(sql`${selectFrom(root)} WHERE ${range} ORDER BY ${key} LIMIT ${limit}`);
-  return withRelated(session, side, rows, true, copies);
+  const query = sql`${selectFrom(root)} WHERE ${range} ORDER BY ${key} LIMIT ${limit}`;
+  const { rows, complete } = await session.tuplesWithin(query, PAGE_BYTES);
+  for (let count = rows.length; ; count = Math.ceil(count / 2)) {
+    const some = count < rows.length ? rows.slice(0, count) : rows;
+    const loaded = await withRelated(session, side, some, { contiguous: true, copies, bounded: count > 1 });
+    if (loaded) return { loaded, more: !complete || rows.length === limit || count < rows.length };
+  }
 }
 
 /** The aggregates of these keys, those that exist, in no particular order. */
 export async function loadKeys(session: Session, side: SideLayout, keys: readonly string[]): Promise<Loaded[]> {
+  return (await loadSome(session, side, keys, false)) ?? [];
+}
+
+/** As {@link loadKeys}; null where they are more than memory should hold at once. A single one never is. */
+export async function loadKeysWithin(
+  session: Session,
+  side: SideLayout,
+  keys: readonly string[],
+): Promise<Loaded[] | null> {
+  return loadSome(session, side, keys, keys.length > 1);
+}
+
+async function loadSome(
+  session: Session,
+  side: SideLayout,
+  keys: readonly string[],
+  bounded: boolean,
+): Promise<Loaded[] | null> {
   const { root } = side;
   const values = keyValues(keys, root.keyType);
   if (values.length === 0) return [];
-  const rows = await session.tuples(sql`${selectFrom(root)} WHERE ${id(root.key)} IN ${among(values)}`);
+  const query = sql`${selectFrom(root)} WHERE ${id(root.key)} IN ${among(values)}`;
+  const rows = await tuplesOf(session, query, bounded);
+  if (rows === null) return null;
   // An INTEGER column also finds 7 when '07' is looked for.
   const wanted = new Set(keys);
   const exact = rows.filter((row) => wanted.has(keyText(row[root.keyAt]) ?? ""));
-  return withRelated(session, side, exact, false);
+  return withRelated(session, side, exact, { contiguous: false, bounded });
+}
+
+/** Null where they are more than memory should hold at once. */
+async function tuplesOf(session: Session, query: Sql, bounded: boolean): Promise<Tuple[] | null> {
+  if (!bounded) return session.tuples(query);
+  const { rows, complete } = await session.tuplesWithin(query, MOST_BYTES);
+  return complete ? rows : null;
 }
 
 /** Root rows whose key is NULL: they cannot be told apart, so only the first `limit` are looked at. */
@@ -348,14 +401,15 @@ export function keyValues(keys: readonly string[], type: ColumnType): Value[] {
   return values;
 }
 
+/** Null where what belongs to them is more than memory should hold at once; never so unless `bounded`. */
 async function withRelated(
   session: Session,
   side: SideLayout,
-  rows: Tuple[],
-  contiguous: boolean,
-  copies?: SortedCopies,
-): Promise<Loaded[]> {
+  rows: readonly Tuple[],
+  options: { contiguous: boolean; bounded: boolean; copies?: SortedCopies | undefined },
+): Promise<Loaded[] | null> {
   const { root } = side;
+  const { contiguous, bounded, copies } = options;
   const loaded = rows.map((row) => {
     const value = row[root.keyAt] ?? null;
     const related: Tuple[][] = side.related.map(() => []);
@@ -366,7 +420,8 @@ async function withRelated(
   if (byKey.size === 0) return loaded;
   for (const [position, table] of side.related.entries()) {
     const name = copies && !table.indexed ? await copies.nameFor(session, table) : table.table;
-    const found = await session.tuples(relatedQuery(root, table, name, loaded, contiguous));
+    const found = await tuplesOf(session, relatedQuery(root, table, name, loaded, contiguous), bounded);
+    if (found === null) return null;
     for (const row of found) {
       const key = keyText(row[table.keyAt]);
       if (key !== null) byKey.get(key)?.[position]?.push(row);
@@ -400,7 +455,9 @@ function isPlain(value: Value): boolean {
   return typeof value === "string" || typeof value === "bigint";
 }
 
-/** As the mapping sees it: rows by column name, with NULL for columns that the table lacks. */
+/**
+ * As the mapping sees it: rows by column name, with NULL for columns that the table lacks, and JSON always as text.
+ */
 export function toAggregate(side: SideLayout, loaded: Loaded): Aggregate {
   const aggregate: Record<string, readonly DataRow[]> = { [side.root.table]: [toRow(side.root, loaded.root)] };
   side.related.forEach((table, i) => {
@@ -415,7 +472,31 @@ function toRow(table: TableLayout, tuple: Tuple): DataRow {
     setColumn(row, column, tuple[i] ?? null);
   });
   for (const column of table.missing) row[column] = null;
+  for (const column of table.loose.keys()) {
+    const value = row[column];
+    if (typeof value === "bigint") row[column] = value.toString();
+    else if (typeof value === "number") row[column] = jsonNumber(value);
+  }
   return row;
+}
+
+function jsonNumber(value: number): string {
+  // JSON has no infinity: a number beyond all that can be stored, as which it is read again.
+  return Number.isFinite(value) ? String(value) : value > 0 ? "1e999" : "-1e999";
+}
+
+const NUMBER = /^[ \t\n\v\f\r]*[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?[ \t\n\v\f\r]*$/i;
+const INTEGER = /^[+-]?\d+$/;
+
+/**
+ * A value as this column for JSON will give it back. A numeric type makes a number of every text that is one (what
+ * another tool declared JSON is such a column on SQLite): so it is made one here, the same one every time.
+ */
+export function asStored(type: ColumnType, value: Value): Value {
+  if (type === "text" || type === "blob" || typeof value !== "string" || !NUMBER.test(value)) return value;
+  const text = value.trim();
+  const whole = type !== "real" && INTEGER.test(text) ? BigInt(text.replace("+", "")) : null;
+  return whole !== null && BigInt.asIntN(64, whole) === whole ? whole : Number(text);
 }
 
 /** By position of the layout's columns; columns that the row does not have are NULL. */

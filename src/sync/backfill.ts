@@ -13,7 +13,7 @@ import { insertNew, moveStaged, stage, type UnifiedWrite } from "./apply.ts";
 import { type AggregateMapping, resolveAgents } from "./mapping.ts";
 import { Meter } from "./meter.ts";
 import { Pace } from "./pace.ts";
-import { countRoots, flagsChanged, introspectAll, type Page, Pager, PageSize, Who } from "./page.ts";
+import { countRoots, flagsChanged, introspectAll, isUnnamed, type Page, Pager, PageSize, Who } from "./page.ts";
 import { type Quarantined, quarantine, release } from "./quarantine.ts";
 import { keepLosses } from "./settle.ts";
 
@@ -280,8 +280,11 @@ class Backfill {
     await this.write(pager, done === 0 ? judged : { ...judged, writes: writes.slice(done) });
   }
 
-  /** One transaction, or none where there is nothing to write and the place was noted a moment ago. */
-  private async write(pager: Pager, judged: Judged): Promise<void> {
+  /**
+   * One transaction, or none where there is nothing to write and the place was noted a moment ago. With `insist` it is
+   * not judged again first, since what the database said of it would be forgotten.
+   */
+  private async write(pager: Pager, judged: Judged, insist = false): Promise<void> {
     const { writes, quarantined, solved } = judged;
     const { clock } = this.context;
     const idle = writes.length + quarantined.length + solved.length === 0;
@@ -296,10 +299,11 @@ class Backfill {
     try {
       for (let attempt = 1; moved === null; attempt++) {
         // Outside of the lock, and as often as it takes: reading again under it would keep others waiting.
-        if (current.writes.length > 0 && (await this.pace.observe()) !== current.stamp) {
-          current = await this.judgeAgain(pager, current);
+        const keys = keysAtStake(current);
+        if (!insist && keys.size > 0 && (await this.pace.observe()) !== current.stamp) {
+          current = await this.judgeAgain(pager, current, keys);
         }
-        moved = await this.tryWrite(pager, current, attempt >= MOST_ATTEMPTS);
+        moved = await this.tryWrite(pager, current, insist || attempt >= MOST_ATTEMPTS);
       }
     } catch (error) {
       if (!(error instanceof HiveError) || error.code !== "CONSTRAINT" || current.writes.length === 0) throw error;
@@ -307,47 +311,47 @@ class Backfill {
     }
     this.notedAt = clock.monotonic();
     this.unsaved.clear();
-    addUp(this.counts, withoutWrites(current, moved));
+    addUp(this.counts, without(current, moved));
     if (current.writes.length > 0) this.pace.done(current.writes.length);
     if (moved.size === 0) return;
-    const left = { ...EMPTY, writes: current.writes.filter((write) => moved?.has(write.key)), cursor: judged.cursor };
-    await this.settle(pager, await this.judgeAgain(pager, { ...left, stamp: current.stamp }));
+    const left = { ...EMPTY, stamp: current.stamp, cursor: judged.cursor };
+    await this.settle(pager, await this.judgeAgain(pager, left, moved));
   }
 
-  /** What is to be written, as both sides are now. A legacy row that is gone is left out. */
-  private async judgeAgain(pager: Pager, judged: Judged): Promise<Judged> {
+  /** The same with these keys as both sides are now. A legacy row that is gone is left out. */
+  private async judgeAgain(pager: Pager, judged: Judged, keys: ReadonlySet<string>): Promise<Judged> {
     const stamp = await this.pace.observe();
-    const keys = judged.writes.map((write) => write.key);
-    const page = await this.context.store.snapshot((session) => pager.some(session, keys));
+    const page = await this.context.store.snapshot((session) => pager.some(session, [...keys]));
     const now = judgeAll(pager, page);
+    const rest = without(judged, keys);
     return {
-      ...judged,
+      ...rest,
       stamp,
       read: page.legacy,
-      writes: now.writes,
-      quarantined: [...judged.quarantined, ...now.quarantined],
-      unchanged: [...judged.unchanged, ...now.unchanged],
-      solved: [...judged.solved.filter((key) => !keys.includes(key)), ...now.solved],
+      writes: [...rest.writes, ...now.writes],
+      quarantined: [...rest.quarantined, ...now.quarantined],
+      unchanged: [...rest.unchanged, ...now.unchanged],
+      solved: [...rest.solved, ...now.solved],
     };
   }
 
   /**
-   * One transaction. The keys that were not written since their aggregates were changed after they were read; null
+   * One transaction. The keys of which nothing was done since their aggregates were changed after they were read; null
    * where others have committed since, and nothing was done. With `insist` it finds out under the lock which keys
    * those are, instead of giving up.
    */
   private async tryWrite(pager: Pager, judged: Judged, insist: boolean): Promise<ReadonlySet<string> | null> {
     const { layout } = pager;
-    const { writes, quarantined, solved } = judged;
+    const { writes } = judged;
     // While others write, everything that can be done without the lock is done before it is taken.
     const staged = writes.length > 0 && this.pace.contended;
     return this.context.store.transaction(
       "backfill",
       async (tx) => {
         await this.who.assertUnchanged(tx, this.context);
-        const others = writes.length > 0 && (await this.pace.observe()) !== judged.stamp;
+        const keys = keysAtStake(judged);
+        const others = keys.size > 0 && (await this.pace.observe()) !== judged.stamp;
         if (others && !insist) return null;
-        const keys = new Set(writes.map((write) => write.key));
         const moved: ReadonlySet<string> = others ? await pager.changedSince(tx, judged.read, keys) : NONE;
         if (this.options.keepLosses) {
           const over = writes.filter((write) => write.exists && !moved.has(write.key)).map((write) => write.key);
@@ -360,10 +364,9 @@ class Backfill {
           await moveStaged(tx, layout, writes, moved);
         }
         await this.context.signal?.("backfill:moved");
-        for (const entry of quarantined) await quarantine(tx, this.context, entry);
-        const released = solved.filter((key) => !moved.has(key));
-        if (released.length > 0) await release(tx, layout.mapping.name, released);
-        const done = withoutWrites(judged, moved);
+        const done = without(judged, moved);
+        for (const entry of done.quarantined) await quarantine(tx, this.context, entry);
+        if (done.solved.length > 0) await release(tx, layout.mapping.name, done.solved);
         await this.note(tx, layout.mapping.name, done, moved.size === 0 ? judged.cursor : null);
         return moved;
       },
@@ -378,7 +381,7 @@ class Backfill {
     if (writes.length === 1 && only && !only.exists) {
       // Related rows can outlive their root when somebody deletes it by hand; if they were in the way, they go.
       const replacing = { ...only, exists: true, related: only.related.map(() => true) };
-      return this.write(pager, { ...judged, writes: [replacing] });
+      return this.write(pager, { ...judged, writes: [replacing] }, true);
     }
     if (writes.length === 1 && only) {
       const entry: Quarantined = {
@@ -389,7 +392,7 @@ class Backfill {
         reason: `the database refuses the unified row: ${error.message}`,
       };
       const solved = judged.solved.filter((key) => key !== only.key);
-      return this.write(pager, { ...judged, writes: [], solved, quarantined: [...judged.quarantined, entry] });
+      return this.write(pager, { ...judged, writes: [], solved, quarantined: [...judged.quarantined, entry] }, true);
     }
     const half = Math.ceil(writes.length / 2);
     const { stamp, read } = judged;
@@ -457,7 +460,7 @@ class PageReader {
   async next(after: Value, stamp: number): Promise<Omit<Judged, "stamp">> {
     const limit = this.size.rows;
     const page = await this.context.store.snapshot((session) => this.pager.next(session, after, limit, stamp));
-    this.size.learn(page.legacy);
+    this.size.learn(page);
     const last = page.legacy.at(-1);
     return {
       ...judgeAll(this.pager, page),
@@ -465,7 +468,7 @@ class PageReader {
       rows: page.legacy.length,
       cursor: last?.key ?? null,
       after: last?.keyValue ?? null,
-      more: last !== undefined && page.legacy.length === limit,
+      more: page.more,
     };
   }
 }
@@ -491,9 +494,24 @@ export async function pageSource(context: Context, agents: readonly string[]): P
   };
 }
 
-function withoutWrites(judged: Judged, keys: ReadonlySet<string>): Judged {
+/** Whatever would be wrong if somebody changed its aggregate meanwhile. Rows without a key cannot be looked for. */
+function keysAtStake({ writes, quarantined, solved }: Verdicts): Set<string> {
+  const keys = new Set(solved);
+  for (const { key } of writes) keys.add(key);
+  for (const { key } of quarantined) if (!isUnnamed(key)) keys.add(key);
+  return keys;
+}
+
+function without(judged: Judged, keys: ReadonlySet<string>): Judged {
   if (keys.size === 0) return judged;
-  return { ...judged, writes: judged.writes.filter((write) => !keys.has(write.key)) };
+  const other = ({ key }: { readonly key: string }) => !keys.has(key);
+  return {
+    ...judged,
+    writes: judged.writes.filter(other),
+    quarantined: judged.quarantined.filter(other),
+    unchanged: judged.unchanged.filter(other),
+    solved: judged.solved.filter((key) => !keys.has(key)),
+  };
 }
 
 function judgeAll(pager: Pager, page: Page): Verdicts {

@@ -12,7 +12,6 @@ import {
   existingKeys,
   type Layout,
   type Loaded,
-  loadKeys,
   middleKey,
   pageOfKeys,
   type RelatedLayout,
@@ -23,7 +22,7 @@ import { SECOND_THREAD_FROM } from "./backfill.ts";
 import { keyText, resolveAgents } from "./mapping.ts";
 import { Meter } from "./meter.ts";
 import { Pace } from "./pace.ts";
-import { countRoots, introspectAll, type Judgement, type Page, Pager, PageSize, Who } from "./page.ts";
+import { countRoots, introspectAll, type Judgement, type NextPage, type Page, Pager, PageSize, Who } from "./page.ts";
 import { differencesDown, differencesUp } from "./projection.ts";
 import { REPAIR_LOCK } from "./quarantine.ts";
 import { jsonValue, keepRows, type Settled, settle } from "./settle.ts";
@@ -293,7 +292,10 @@ class Check {
 
   /** Every legacy aggregate against its unified one: the lower keys here, the upper ones on the other thread. */
   private async bothHalves(session: Session, pager: Pager, thread: SecondThread | undefined): Promise<void> {
-    if (this.wanted) return this.judgePage(pager, await pager.some(session, this.wanted));
+    if (this.wanted) {
+      for await (const page of pager.portions(session, this.wanted)) await this.judgePage(pager, page);
+      return;
+    }
     for (const entry of await pager.withoutKey(session)) {
       this.add(entry.agent, "quarantined");
       this.meter.add(1);
@@ -321,13 +323,13 @@ class Check {
     for (;;) {
       this.assertNotAborted();
       const limit = size.rows;
-      const page: Page = await pager.next(session, after, limit, 0, to);
+      const page: NextPage = await pager.next(session, after, limit, 0, to);
       await this.judgePage(pager, page);
       this.meter.add(page.legacy.length);
       const last = page.legacy.at(-1);
-      if (last === undefined || page.legacy.length < limit) return;
+      if (last === undefined || !page.more) return;
       after = last.keyValue;
-      size.learn(page.legacy);
+      size.learn(page);
     }
   }
 
@@ -374,17 +376,18 @@ class Check {
     const left = new Set(keys);
     for (const pager of pagers) {
       if (left.size === 0) return;
-      const broken: string[] = [];
-      const inQuarantine = await pager.quarantinedAmong(session, [...left]);
-      for (const unified of await loadKeys(session, pager.layout.unified, [...left])) {
-        if (!pager.layout.mapping.owns(toAggregate(pager.layout.unified, unified))) continue;
-        if (unified.key !== null) left.delete(unified.key);
-        const judgement = pager.judgeAlone(unified);
-        if (judgement === null) continue;
-        const { key } = judgement;
-        if (this.note(pager, judgement, undefined, unified, inQuarantine.has(key))) broken.push(key);
+      for await (const page of pager.portions(session, [...left])) {
+        const broken: string[] = [];
+        for (const unified of page.unified.values()) {
+          if (!pager.layout.mapping.owns(toAggregate(pager.layout.unified, unified))) continue;
+          if (unified.key !== null) left.delete(unified.key);
+          const judgement = pager.judgeAlone(unified);
+          if (judgement === null) continue;
+          const { key } = judgement;
+          if (this.note(pager, judgement, undefined, unified, page.inQuarantine.has(key))) broken.push(key);
+        }
+        await this.repair(pager, broken);
       }
-      await this.repair(pager, broken);
     }
   }
 

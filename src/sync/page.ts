@@ -1,7 +1,7 @@
 import type { Context } from "../context.ts";
 import { HiveError } from "../errors.ts";
 import { listFlags } from "../flags/facts.ts";
-import type { Session, Tuple, Value } from "../storage/port.ts";
+import { type Session, tupleSize, type Value } from "../storage/port.ts";
 import { among, id, sql } from "../storage/sql.ts";
 import {
   countWithoutKey,
@@ -10,8 +10,10 @@ import {
   type Layout,
   type Loaded,
   loadKeys,
+  loadKeysWithin,
   loadPage,
   loadWithoutKey,
+  PAGE_BYTES,
   SortedCopies,
   toAggregate,
 } from "./aggregates.ts";
@@ -26,6 +28,11 @@ export interface Page {
   readonly taken: ReadonlyMap<string, string>;
   /** In which direction each key that is in quarantine failed. */
   readonly inQuarantine: ReadonlyMap<string, "up" | "down">;
+}
+
+/** Legacy aggregates that follow one another, and whether there are more after them. */
+export interface NextPage extends Page {
+  readonly more: boolean;
 }
 
 /** What is to be done about one aggregate, and whose it is. */
@@ -155,33 +162,62 @@ export class Pager {
     this.ledger = ledger;
   }
 
-  /** `stamp`: equal ones promise that nobody has committed in between. */
-  async next(session: Session, after: Value, limit: number, stamp: number, to: Value = null): Promise<Page> {
+  /**
+   * At most `limit`, and no more of either side than memory should hold at once. `stamp`: equal ones promise that
+   * nobody has committed in between.
+   */
+  async next(session: Session, after: Value, limit: number, stamp: number, to: Value = null): Promise<NextPage> {
     this.copies.page(stamp);
-    const legacy = await loadPage(session, this.layout.legacy, after, limit, { to, copies: this.copies });
-    const keys: string[] = [];
-    for (const one of legacy) if (one.key !== null) keys.push(one.key);
-    return this.around(session, legacy, keys);
+    const { loaded, more } = await loadPage(session, this.layout.legacy, after, limit, { to, copies: this.copies });
+    for (let count = loaded.length; ; count = Math.ceil(count / 2)) {
+      const legacy = count < loaded.length ? loaded.slice(0, count) : loaded;
+      const keys: string[] = [];
+      for (const one of legacy) if (one.key !== null) keys.push(one.key);
+      const unified = await loadKeysWithin(session, this.layout.unified, keys);
+      if (unified) {
+        return { ...(await this.around(session, legacy, unified, keys)), more: more || count < loaded.length };
+      }
+    }
   }
 
   /** The aggregates of these keys, from both sides, also those that only one side has. */
   async some(session: Session, keys: readonly string[]): Promise<Page> {
-    return this.around(session, await loadKeys(session, this.layout.legacy, keys), keys);
+    const { legacy, unified } = this.layout;
+    return this.around(session, await loadKeys(session, legacy, keys), await loadKeys(session, unified, keys), keys);
   }
 
-  private async around(session: Session, legacy: readonly Loaded[], keys: readonly string[]): Promise<Page> {
+  /** As {@link some}, in as many pages as it takes to hold no more than memory should at once. */
+  async *portions(session: Session, keys: readonly string[]): AsyncGenerator<Page> {
+    const { layout } = this;
+    const size = new PageSize();
+    for (let start = 0; start < keys.length; ) {
+      const some = keys.slice(start, start + size.rows);
+      const legacy = await loadKeysWithin(session, layout.legacy, some);
+      const unified = legacy && (await loadKeysWithin(session, layout.unified, some));
+      if (!legacy || !unified) {
+        size.tooMany(some.length);
+        continue;
+      }
+      start += some.length;
+      const page = await this.around(session, legacy, unified, some);
+      size.learn(page, some.length);
+      yield page;
+    }
+  }
+
+  private async around(
+    session: Session,
+    legacy: readonly Loaded[],
+    loaded: readonly Loaded[],
+    keys: readonly string[],
+  ): Promise<Page> {
     const unified = new Map<string, Loaded>();
-    for (const one of await loadKeys(session, this.layout.unified, keys)) {
-      if (one.key !== null) unified.set(one.key, one);
-    }
-    const taken = new Map<string, string>();
-    for (const other of this.earlier) {
-      for (const key of await existingKeys(session, other.legacy.root, keys)) taken.set(key, other.mapping.name);
-    }
+    for (const one of loaded) if (one.key !== null) unified.set(one.key, one);
+    const taken = await takenKeys(session, this.earlier, keys);
     return { legacy, unified, taken, inQuarantine: await this.quarantinedAmong(session, keys) };
   }
 
-  async quarantinedAmong(session: Session, keys: readonly string[]): Promise<Map<string, "up" | "down">> {
+  private async quarantinedAmong(session: Session, keys: readonly string[]): Promise<Map<string, "up" | "down">> {
     if (!this.ledger || keys.length === 0) return new Map();
     const rows = await session.all(
       sql`SELECT key, direction FROM hive_quarantine WHERE mapping = ${this.layout.mapping.name} AND key IN ${among(keys)}`,
@@ -214,7 +250,7 @@ export class Pager {
     });
     if (!who.isKnown(agent)) return refuse("up", `it belongs to the agent "${agent}", which the mapping does not list`);
     const other = page.taken.get(key);
-    if (other !== undefined) return refuse("up", `the key "${key}" is already given by ${other}, which comes first`);
+    if (other !== undefined) return refuse("up", takenReason(key, other));
     // What could never go up is no row that the unified side has deleted, also where that leads by now.
     if (leads === "legacy" || (unified === undefined && page.inQuarantine.get(key) === "up")) {
       const verdict = compareUp(layout, one, aggregate, unified);
@@ -281,6 +317,23 @@ export class Pager {
   }
 }
 
+/** Keys that mappings of higher precedence have already given, and the name of the one that did. */
+export async function takenKeys(
+  session: Session,
+  earlier: readonly Layout[],
+  keys: readonly string[],
+): Promise<Map<string, string>> {
+  const taken = new Map<string, string>();
+  for (const other of earlier) {
+    for (const key of await existingKeys(session, other.legacy.root, keys)) taken.set(key, other.mapping.name);
+  }
+  return taken;
+}
+
+export function takenReason(key: string, mapping: string): string {
+  return `the key "${key}" is already given by ${mapping}, which comes first`;
+}
+
 const MOST_WITHOUT_KEY = 1_000;
 
 function fingerprint(loaded: Loaded | undefined): string {
@@ -300,26 +353,33 @@ function unnamed(key: Value): string {
   return key instanceof Uint8Array ? `(binary key ${Buffer.from(key).toString("hex")})` : `(key ${String(key)})`;
 }
 
-const PAGE_BYTES = 500_000;
 const MOST_ROWS = 512;
 
-/** How many root rows are read at once: so that a page stays near {@link PAGE_BYTES} however long the rows are. */
+/**
+ * How many aggregates to ask for next, so that a page stays near {@link PAGE_BYTES}: what is asked for in vain has to
+ * be read again. Only a guess: how much a page really holds is bounded where it is read.
+ */
 export class PageSize {
   rows = 128;
 
-  learn(page: readonly Loaded[]): void {
-    let size = 0;
-    for (const one of page) {
-      size += bytes(one.root);
-      for (const rows of one.related) for (const row of rows) size += bytes(row);
-    }
-    const wanted = (PAGE_BYTES * page.length) / Math.max(size, 1);
+  /** `count`: how many were asked for, where that is not what the legacy side has. */
+  learn(page: Page, count = page.legacy.length): void {
+    // Unified rows hold some of it twice; what is allowed for them is more as well.
+    const size = Math.max(bytes(page.legacy), bytes(page.unified.values()) / 2);
+    const wanted = (PAGE_BYTES * count) / Math.max(size, 1);
     this.rows = Math.max(1, Math.min(Math.floor(wanted), this.rows * 2, MOST_ROWS));
+  }
+
+  tooMany(count: number): void {
+    this.rows = Math.ceil(count / 2);
   }
 }
 
-function bytes(row: Tuple): number {
+function bytes(all: Iterable<Loaded>): number {
   let size = 0;
-  for (const value of row) if (typeof value === "string" || value instanceof Uint8Array) size += value.length;
+  for (const one of all) {
+    size += tupleSize(one.root);
+    for (const rows of one.related) for (const row of rows) size += tupleSize(row);
+  }
   return size;
 }

@@ -2,7 +2,7 @@ import type { Context } from "../context.ts";
 import { HiveError } from "../errors.ts";
 import type { MappingTestOptions } from "../hive.ts";
 import type { MappingTestResult } from "../results.ts";
-import type { Tuple } from "../storage/port.ts";
+import type { Session, Tuple, Value } from "../storage/port.ts";
 import {
   introspect,
   type Layout,
@@ -23,6 +23,7 @@ import {
   resolveAggregate,
   sameValue,
 } from "./mapping.ts";
+import { takenKeys, takenReason } from "./page.ts";
 import { mappingReason, projectUp, type Rows, shaped } from "./projection.ts";
 import { jsonValue } from "./settle.ts";
 
@@ -50,11 +51,11 @@ export async function testMapping(context: Context, options: MappingTestOptions 
       const limit = Math.min(options.sample ?? DEFAULT_SAMPLE, MAX_SAMPLE);
       const loaded = options.keys?.length
         ? await loadKeys(session, layout.legacy, options.keys)
-        : [
-            ...(await loadPage(session, layout.legacy, null, limit)),
-            ...(await loadWithoutKey(session, layout.legacy, 1)),
-          ];
-      for (const one of loaded) samples.push(sample(layout, one));
+        : [...(await firstRows(session, layout.legacy, limit)), ...(await loadWithoutKey(session, layout.legacy, 1))];
+      const earlier = await earlierLayouts(context, mapping, session);
+      const keys = loaded.flatMap(({ key }) => (key === null ? [] : [key]));
+      const taken = await takenKeys(session, earlier, keys);
+      for (const one of loaded) samples.push(sample(layout, one, taken));
     }
   });
   const found = new Set(samples.map((one) => one.key));
@@ -68,7 +69,34 @@ export async function testMapping(context: Context, options: MappingTestOptions 
   return { samples, missingColumns: [...missing] };
 }
 
-function sample(layout: Layout, loaded: Loaded): Sample {
+/** The first aggregates in the order of their keys, read in pages. */
+async function firstRows(session: Session, side: SideLayout, limit: number): Promise<Loaded[]> {
+  const all: Loaded[] = [];
+  let after: Value = null;
+  while (all.length < limit) {
+    const { loaded, more } = await loadPage(session, side, after, limit - all.length);
+    all.push(...loaded);
+    if (!more) break;
+    after = loaded.at(-1)?.keyValue ?? null;
+  }
+  return all;
+}
+
+/** Of the mappings that come before this one and write the same unified table: they give a key first. */
+async function earlierLayouts(context: Context, mapping: AggregateMapping, session: Session): Promise<Layout[]> {
+  const { aggregates } = context.mapping;
+  const earlier = aggregates
+    .slice(0, aggregates.indexOf(mapping))
+    .filter((other) => other.unified.root.table === mapping.unified.root.table);
+  const layouts: Layout[] = [];
+  for (const other of earlier) {
+    layouts.push(await introspect(context.store, other, session, { unifiedMayBeMissing: true }));
+  }
+  return layouts;
+}
+
+/** `taken`: keys that another mapping gives first, and its name. */
+function sample(layout: Layout, loaded: Loaded, taken: ReadonlyMap<string, string>): Sample {
   const { mapping } = layout;
   const legacy = toAggregate(layout.legacy, loaded);
   const outcome: Sample = {
@@ -82,6 +110,8 @@ function sample(layout: Layout, loaded: Loaded): Sample {
     back: null,
     roundTrip: false,
   };
+  const other = loaded.key === null ? undefined : taken.get(loaded.key);
+  if (other !== undefined) return { ...outcome, reason: takenReason(outcome.key, other) };
   const projected = projectUp(layout, loaded, legacy);
   if ("reason" in projected) return { ...outcome, reason: projected.reason };
   const unified = stored(layout.unified, mapping.unified, projected.rows);

@@ -2,13 +2,13 @@ import type { ChangeOptions, Context } from "../context.ts";
 import { HiveError } from "../errors.ts";
 import { requireLedger } from "../schema/ledger.ts";
 import type { Session, Value } from "../storage/port.ts";
-import { existingKeys, loadKeys, pageOfKeys, toAggregate } from "./aggregates.ts";
+import { existingKeys, pageOfKeys, toAggregate } from "./aggregates.ts";
 import { keyText, resolveAgents } from "./mapping.ts";
 import { Meter } from "./meter.ts";
 import { Pace } from "./pace.ts";
-import { introspectAll, Pager, Who } from "./page.ts";
+import { introspectAll, type Page, Pager, Who } from "./page.ts";
 import { type WayBack, wayBack } from "./projection.ts";
-import { type Settled, settle } from "./settle.ts";
+import { type Settled, settle, wouldKeep } from "./settle.ts";
 
 export interface ProjectDownOptions extends ChangeOptions {
   readonly agents: readonly string[];
@@ -56,13 +56,14 @@ export async function projectDown(context: Context, options: ProjectDownOptions)
       const from: Value = after;
       const page = await store.snapshot(async (session) => {
         const values = await pageOfKeys(session, root, from, KEYS_PER_PAGE);
-        return { values, work: await workOf(session, own, values) };
+        return { values, work: await workOf(session, own, values, options.dryRun === true) };
       });
-      for (const { pager, keys, differing, unchanged, quarantined } of page.work) {
+      for (const { pager, keys, differing, unchanged, lossy, quarantined } of page.work) {
         result.unchanged += unchanged;
         if (options.dryRun) {
           result.projected += differing;
           result.unchanged += keys.length - differing - quarantined;
+          result.kept += lossy;
           result.quarantined += quarantined;
           continue;
         }
@@ -104,11 +105,18 @@ interface Work {
   /** Of these: what has to be written on the legacy side. */
   readonly differing: number;
   readonly unchanged: number;
+  /** In a dry run: of which a copy would be kept. */
+  readonly lossy: number;
   readonly quarantined: number;
 }
 
 /** Whose these unified aggregates are, and which of them the legacy side does not hold as they are. */
-async function workOf(session: Session, pagers: readonly Pager[], values: readonly Value[]): Promise<Work[]> {
+async function workOf(
+  session: Session,
+  pagers: readonly Pager[],
+  values: readonly Value[],
+  dryRun: boolean,
+): Promise<Work[]> {
   const left = new Set<string>();
   for (const value of values) {
     const key = keyText(value);
@@ -121,33 +129,46 @@ async function workOf(session: Session, pagers: readonly Pager[], values: readon
       left.delete(key);
     }
   }
-  for (const pager of pagers) {
-    for (const unified of await loadKeys(session, pager.layout.unified, [...left])) {
-      if (unified.key === null || !pager.layout.mapping.owns(toAggregate(pager.layout.unified, unified))) continue;
-      owned.get(pager)?.add(unified.key);
-      left.delete(unified.key);
-    }
-  }
   const work: Work[] = [];
   for (const [pager, some] of owned) {
-    const page = await pager.some(session, [...some]);
-    const legacy = new Map(page.legacy.map((one) => [one.key, one]));
-    const keys: string[] = [];
-    let differing = 0;
-    let unchanged = 0;
-    let quarantined = 0;
-    for (const [key, unified] of page.unified) {
-      const one = legacy.get(key);
-      const judgement = one ? pager.judge(page, one) : pager.judgeAlone(unified);
-      if (judgement === null) continue;
-      if (judgement.kind === "quarantined") quarantined += 1;
-      if (judgement.kind === "down") differing += 1;
-      if (judgement.kind === "same" && one && isSettled(wayBack(pager.layout, one, unified))) unchanged += 1;
-      else keys.push(key);
+    for await (const page of pager.portions(session, [...some, ...left])) {
+      work.push(await workOfPage(session, pager, page, left, dryRun));
     }
-    work.push({ pager, keys, differing, unchanged, quarantined });
   }
   return work;
+}
+
+/** `left`: keys that no legacy row has; those that are this mapping's are taken out. */
+async function workOfPage(
+  session: Session,
+  pager: Pager,
+  page: Page,
+  left: Set<string>,
+  dryRun: boolean,
+): Promise<Work> {
+  const legacy = new Map(page.legacy.map((one) => [one.key, one]));
+  const keys: string[] = [];
+  let differing = 0;
+  let unchanged = 0;
+  let lossy = 0;
+  let quarantined = 0;
+  for (const [key, unified] of page.unified) {
+    const one = legacy.get(key);
+    if (left.has(key)) {
+      if (!pager.layout.mapping.owns(toAggregate(pager.layout.unified, unified))) continue;
+      left.delete(key);
+    }
+    const judgement = one ? pager.judge(page, one) : pager.judgeAlone(unified);
+    if (judgement === null) continue;
+    if (judgement.kind === "quarantined") quarantined += 1;
+    if (judgement.kind === "down") differing += 1;
+    if (judgement.kind === "same" && one && isSettled(wayBack(pager.layout, one, unified))) unchanged += 1;
+    else keys.push(key);
+    if (!dryRun || (judgement.kind !== "same" && judgement.kind !== "down")) continue;
+    const changes = judgement.kind === "down" ? judgement.write.changes : [];
+    if (await wouldKeep(session, pager, unified, one, changes)) lossy += 1;
+  }
+  return { pager, keys, differing, unchanged, lossy, quarantined };
 }
 
 function isSettled({ losses, renewed }: WayBack): boolean {

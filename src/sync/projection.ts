@@ -1,6 +1,6 @@
 import type { Tuple, Value } from "../storage/port.ts";
 import type { Layout, RelatedLayout } from "./aggregates.ts";
-import { keyIn, type Loaded, type SideLayout, type TableLayout, toAggregate, toTuple } from "./aggregates.ts";
+import { asStored, keyIn, type Loaded, type SideLayout, type TableLayout, toAggregate, toTuple } from "./aggregates.ts";
 import {
   type Aggregate,
   type ColumnKind,
@@ -157,6 +157,10 @@ function exactTuple(table: TableLayout, row: DataRow): Tuple {
     const column = table.columns[i] ?? "";
     refuseUnstorable(table, column, tuple[i]);
     if (row[column] !== undefined) given += 1;
+  }
+  for (const [column, type] of table.loose) {
+    const at = table.columns.indexOf(column);
+    tuple[at] = asStored(type, tuple[at] ?? null);
   }
   if (Object.keys(row).length === given) return tuple;
   for (const column in row) {
@@ -362,6 +366,52 @@ function tupleDifferences(
   return differences;
 }
 
+/**
+ * The unified aggregate for the way down. Where the database made a number of a JSON text, and the legacy rows give a
+ * text that is stored as this number, it is that text: `5.0` must not come back as `5`.
+ */
+function withTexts(layout: Layout, unified: Loaded, current: Aggregate | null): Aggregate {
+  const aggregate = toAggregate(layout.unified, unified);
+  const { root, related } = layout.unified;
+  const all = [{ table: root, rows: [unified.root], identity: [root.key] }].concat(
+    related.map((table, i) => ({ table, rows: [...(unified.related[i] ?? [])], identity: [...table.identity] })),
+  );
+  const numbers = all.filter(({ table, rows }) => rows.some((row) => hasNumbers(table, row)));
+  if (current === null || numbers.length === 0) return aggregate;
+  let given: Aggregate;
+  try {
+    given = shaped(layout.mapping.up(current), "up");
+  } catch {
+    // What the legacy rows are is no obstacle to what they will be.
+    return aggregate;
+  }
+  const exact: Record<string, readonly DataRow[]> = { ...aggregate };
+  for (const { table, rows, identity } of numbers) {
+    const identify = (row: DataRow) => identityText(identity.map((column) => row[column]));
+    const texts = new Map((given[table.table] ?? []).map((row) => [identify(row), row]));
+    exact[table.table] = (aggregate[table.table] ?? []).map((row, i) => {
+      const named: Record<string, Value> = { ...row };
+      for (const [column, type] of table.loose) {
+        const text = texts.get(identify(row))?.[column];
+        const stored = rows[i]?.[table.columns.indexOf(column)];
+        if (typeof text === "string" && typeof stored !== "string" && sameValue(asStored(type, text), stored)) {
+          setColumn(named, column, text);
+        }
+      }
+      return named;
+    });
+  }
+  return exact;
+}
+
+function hasNumbers(table: TableLayout, row: Tuple): boolean {
+  for (const column of table.loose.keys()) {
+    const value = row[table.columns.indexOf(column)];
+    if (typeof value === "number" || typeof value === "bigint") return true;
+  }
+  return false;
+}
+
 /** What has to be written on the legacy side so that it is what the unified side says. */
 export function compareDown(layout: Layout, unified: Loaded, legacy: Loaded | undefined): DownVerdict {
   const current = legacy ? toAggregate(layout.legacy, legacy) : null;
@@ -369,7 +419,7 @@ export function compareDown(layout: Layout, unified: Loaded, legacy: Loaded | un
   const { root, related } = layout.legacy;
   const changes: LegacyChange[] = [];
   try {
-    const result = shaped(layout.mapping.down(toAggregate(layout.unified, unified), current), "down");
+    const result = shaped(layout.mapping.down(withTexts(layout, unified, current), current), "down");
     const [row, ...more] = result[root.table] ?? [];
     if (row === undefined) return refuse(`the mapping gave no row for ${root.table}`);
     if (more.length > 0) return refuse(`the mapping gave several rows for ${root.table}`);
@@ -435,6 +485,45 @@ function rowChanges(
 
 function pick(row: DataRow, columns: readonly string[]): DataRow {
   return Object.fromEntries(columns.map((column) => [column, row[column] ?? null]));
+}
+
+/**
+ * The legacy aggregate of this key as it will be read once these changes are made. Where a new row lacks a column, that
+ * has its default then: here it is NULL.
+ */
+export function withChanges(
+  side: SideLayout,
+  key: string,
+  legacy: Loaded | undefined,
+  changes: readonly LegacyChange[],
+): Loaded {
+  const rowsOf = (table: TableLayout, before: readonly Tuple[]): Tuple[] => {
+    const rows = [...before];
+    for (const { action, where, set } of changes.filter((change) => change.table === table.table)) {
+      if (action === "insert") {
+        rows.push(toTuple(table, set));
+        continue;
+      }
+      const at = rows.findIndex((row) =>
+        Object.entries(where).every(([column, value]) => sameValue(row[table.columns.indexOf(column)], value)),
+      );
+      const row = rows[at];
+      if (row === undefined) continue;
+      if (action === "delete") rows.splice(at, 1);
+      else
+        rows[at] = toTuple(table, {
+          ...Object.fromEntries(table.columns.map((column, i) => [column, row[i] ?? null])),
+          ...set,
+        });
+    }
+    return rows;
+  };
+  const [root = toTuple(side.root, { [side.root.key]: keyIn(side.root, key) })] = rowsOf(
+    side.root,
+    legacy ? [legacy.root] : [],
+  );
+  const related = side.related.map((table, i) => rowsOf(table, legacy?.related[i] ?? []));
+  return { key, keyValue: root[side.root.keyAt] ?? null, root, related };
 }
 
 /** Of legacy changes, as columns of a drift report. */

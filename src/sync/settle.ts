@@ -2,14 +2,14 @@ import { isoTime } from "../clock.ts";
 import type { ChangeOptions, Context } from "../context.ts";
 import { HiveError } from "../errors.ts";
 import { audit } from "../rollout/audit.ts";
-import type { Transaction, Tuple, Value } from "../storage/port.ts";
+import type { Session, Transaction, Tuple, Value } from "../storage/port.ts";
 import { sql } from "../storage/sql.ts";
 import { type Layout, type Loaded, type TableLayout, toAggregate } from "./aggregates.ts";
 import { deleteUnified, moveStaged, stage, type UnifiedWrite, writeLegacy } from "./apply.ts";
 import { type Aggregate, keyText, resolveAgents } from "./mapping.ts";
 import { Pace } from "./pace.ts";
 import { introspectAll, isUnnamed, type Judgement, type Page, Pager, Who } from "./page.ts";
-import { wayBack } from "./projection.ts";
+import { type LegacyChange, wayBack, withChanges } from "./projection.ts";
 import { type Quarantined, quarantine, release } from "./quarantine.ts";
 
 export interface Settled {
@@ -268,13 +268,39 @@ async function keep(
   const mapping = layout.mapping.name;
   const key = loaded.key ?? "";
   const json = aggregateJson(toAggregate(side === "legacy" ? layout.legacy : layout.unified, loaded));
-  const last = await tx.all(
-    sql`SELECT side, aggregate FROM hive_kept WHERE mapping = ${mapping} AND key = ${key} ORDER BY seq DESC LIMIT 1`,
-  );
-  if (last[0]?.side === side && last[0]?.aggregate === json) return 0;
+  if (await isKept(tx, mapping, key, side, json)) return 0;
   await tx.run(sql`INSERT INTO hive_kept (at, mapping, key, agent, side, reason, aggregate)
     VALUES (${isoTime(context.clock)}, ${mapping}, ${key}, ${agent}, ${side}, ${reason}, ${json})`);
   return 1;
+}
+
+/** Whether this is what was last kept of it. */
+async function isKept(
+  session: Session,
+  mapping: string,
+  key: string,
+  side: "legacy" | "unified",
+  json: string,
+): Promise<boolean> {
+  const last = await session.all(
+    sql`SELECT side, aggregate FROM hive_kept WHERE mapping = ${mapping} AND key = ${key} ORDER BY seq DESC LIMIT 1`,
+  );
+  return last[0]?.side === side && last[0]?.aggregate === json;
+}
+
+/** Whether {@link keepLosses} would keep this unified aggregate once these changes have been made on the legacy side. */
+export async function wouldKeep(
+  session: Session,
+  { layout }: Pager,
+  unified: Loaded,
+  legacy: Loaded | undefined,
+  changes: readonly LegacyChange[],
+): Promise<boolean> {
+  const key = unified.key ?? "";
+  const { losses } = wayBack(layout, withChanges(layout.legacy, key, legacy, changes), unified);
+  if (losses.length === 0) return false;
+  const json = aggregateJson(toAggregate(layout.unified, unified));
+  return !(await isKept(session, layout.mapping.name, key, "unified", json));
 }
 
 /** Keeps rows of a related unified table that belong to no aggregate any more, each by itself. */

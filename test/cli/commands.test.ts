@@ -54,6 +54,8 @@ test("the whole way there and back: every answer is as its schema says, and fits
     ["quarantine discard", ["--all", "--dry-run"], 0],
     ["quarantine discard", ["--all", "--yes"], 0],
     ["quarantine list", ["--all"], 0],
+    ["quarantine retry", ["--all", "--dry-run"], 0],
+    ["kept list", [], 0],
     ["flags set", ["hive-coder", "reads=shadow"], 0],
     ["flags history", ["hive-coder"], 0],
     ["flags disable", ["ai-reviewer"], 0],
@@ -82,6 +84,75 @@ test("the whole way there and back: every answer is as its schema says, and fits
     if (args.includes("--dry-run") && command === "migrate up") continue;
     for (const line of human.stdout.split("\n")) expect(cells(line), line).toBeLessThanOrEqual(80);
   }
+});
+
+test("check says when its verdict opens no gate, and why", async () => {
+  const cwd = smallPlatform();
+  for (const command of ["migrate up", "backfill"]) expect((await json(cwd, command)).run.code).toBe(0);
+  const said = async (args: string[]) =>
+    (await hiveInProcess(["check", ...args], { cwd })).stdout.split("\n").filter((line) => line.includes("recorded"));
+  expect(await said(["hive-coder"])).toEqual([]);
+  expect((await json(cwd, "check")).answer.result).toMatchObject({ recorded: true, unrecorded: null });
+  expect(await said(["hive-coder", "--dry-run"])).toEqual([expect.stringMatching(/not recorded.*a dry run\.$/)]);
+  expect(await said(["--key", "task-1"])).toEqual([expect.stringMatching(/not recorded.*only some keys/)]);
+});
+
+describe("what hive kept", () => {
+  async function kept(): Promise<string> {
+    const cwd = smallPlatform();
+    expect((await json(cwd, "migrate up")).run.code).toBe(0);
+    const database = new Database(join(cwd, "hive.db"));
+    const insert = database.prepare(
+      "INSERT INTO hive_kept VALUES (?, '2026-01-01T00:00:00.000Z', 'tasks', ?, ?, ?, ?, ?)",
+    );
+    insert.run(1, "task-1", "hive-coder", "unified", "it has \u001b[2J", '{"unified_tasks":[{"id":"task-1"}]}');
+    insert.run(2, "task-2", "", "unified", "its root row was gone", "{}");
+    database.close();
+    return cwd;
+  }
+
+  test("can be looked at, page by page", async () => {
+    const cwd = await kept();
+    expect((await hiveInProcess(["kept", "list", "--limit", "1"], { cwd })).stdout).toBe(
+      "tasks task-1  hive-coder, unified side, 2026-01-01T00:00:00Z\n  it has \\x1b[2J\n\n" +
+        "2 kept; hive kept list --after 1 shows the next. → Their rows: hive kept list --json\n",
+    );
+    const { answer } = await json(cwd, "kept list", ["--after", "1"]);
+    expect(results["kept list"].strict().safeParse(answer.result).error).toBeUndefined();
+    expect(answer.result).toMatchObject({ entries: [{ seq: 2, agent: "" }], total: 2, next: null });
+  });
+
+  test("is not dropped without a yes: migrate down asks where --force would lose what nobody else has", async () => {
+    const cwd = await kept();
+    const refused = await hiveInProcess(["migrate", "down", "--to", "0"], { cwd });
+    expect(refused.code).toBe(4);
+    expect(refused.stderr).toContain("hive_kept holds 2 aggregates");
+    expect(refused.stderr).toContain("hive kept list");
+    const forced = ["--to", "0", "--force", "--reason", "looked at"];
+    const { run, answer } = await json(cwd, "migrate down", forced);
+    expect(run.code).toBe(2);
+    expect(answer.error).toMatchObject({ code: "CONFIRMATION_NEEDED", details: { kept: 2 } });
+    const no = await hiveOnTerminal(["migrate", "down", ...forced], [{ expect: "same?", type: "n\r" }], { cwd });
+    expect(no.code).toBe(2);
+    expect(plain(no.screen)).toContain("hive_kept holds 2 aggregates");
+    expect((await json(cwd, "migrate down", [...forced, "--dry-run"])).run.code).toBe(0);
+    expect((await json(cwd, "migrate status")).answer.result).toMatchObject({ head: true });
+
+    // Where nothing would be lost, force overrides nothing, and there is nothing to ask.
+    const fewer = ["--force", "--reason", "x"];
+    expect((await json(cwd, "migrate down", fewer)).run.code).toBe(0);
+    const done = await json(cwd, "migrate down", [...forced, "--yes"]);
+    expect(done.answer.result).toMatchObject({
+      current: null,
+      keptSavedTo: expect.stringContaining("hive-kept"),
+      journalMode: { from: "wal", to: "delete" },
+    });
+    const again = await hiveInProcess(["migrate", "up"], { cwd });
+    expect(again.stdout).toMatch(/journal mode was delete and is wal now/);
+    expect((await hiveInProcess(["migrate", "down", "--to", "0"], { cwd })).stdout).toMatch(
+      /journal mode is delete again/,
+    );
+  });
 });
 
 test("drift is a verdict, not an error: ok, exit 3; repaired, exit 0", async () => {

@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { changeFlags } from "../../src/flags/flags.ts";
+import { changeFlags, flagHistory } from "../../src/flags/flags.ts";
 import { type AuditRecord, audit, listAudit, verifyAudit } from "../../src/rollout/audit.ts";
 import { openShop, type Shop } from "../support/shop.ts";
 
@@ -50,6 +50,16 @@ describe("the audit log", () => {
     expect(await reasons({ action: "note" })).toEqual(["1", "2", "3"]);
     expect(await reasons({ agent: "sales", limit: 2 })).toEqual(["2", "3"]);
     expect(await reasons({ agent: "support" })).toEqual([null]);
+  });
+
+  it("shows what somebody changed by hand, also where it is no JSON any more", async () => {
+    await using shop = await openShop();
+    await changeFlags(shop.context, [{ agent: "sales", flag: "unified-events", value: "on" }]);
+    shop.sql("UPDATE hive_audit SET before = '{cut', after = '' WHERE action = 'flag'");
+    const { entries } = await listAudit(shop.context.store.read, { action: "flag" });
+    expect(entries).toMatchObject([{ agent: "sales", before: "{cut", after: "" }]);
+    expect((await flagHistory(shop.context)).entries).toMatchObject([{ agent: "sales", flag: "", from: "", to: "" }]);
+    expect(await verified(shop)).toMatchObject({ ok: false });
   });
 
   it("has no entry of a change that was not made", async () => {

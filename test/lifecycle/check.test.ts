@@ -5,13 +5,15 @@ import { describe, expect, test } from "vitest";
 import type { Signal } from "../../src/clock.ts";
 import type { Context } from "../../src/context.ts";
 import { changeFlags } from "../../src/flags/flags.ts";
+import { hivePreset } from "../../src/presets/hive/index.ts";
 import { listAudit } from "../../src/rollout/audit.ts";
 import { rollback } from "../../src/rollout/rollback.ts";
 import { migrateUp } from "../../src/schema/migrator.ts";
 import { backfill } from "../../src/sync/backfill.ts";
 import { check } from "../../src/sync/check.ts";
-import type { AggregateMapping, PlatformMapping } from "../../src/sync/mapping.ts";
+import { type AggregateMapping, MappingError, type PlatformMapping } from "../../src/sync/mapping.ts";
 import { Pace } from "../../src/sync/pace.ts";
+import { testMapping } from "../../src/sync/preview.ts";
 import { listQuarantine, retryQuarantine } from "../../src/sync/quarantine.ts";
 import { temporaryDirectory } from "../support/context.ts";
 import { contentHashes, legacySide, tableHashes } from "../support/fingerprint.ts";
@@ -158,6 +160,7 @@ describe("what is told apart", () => {
       extra: 1,
       consistent: false,
       recorded: false,
+      unrecorded: "only some keys were compared",
     });
     expect(await check(context, { keys: ["t001"], agents: ["ai-reviewer"] })).toMatchObject({ compared: 0 });
     expect(tableHashes(path)).toEqual(before);
@@ -356,7 +359,11 @@ describe("repair", () => {
     const signal = at("tx:check record:begun", () => undefined);
     await using context = platformContext(path, { signal });
     const running = check(context, { onProgress: () => place(path, "hive-coder", "live") });
-    expect(await running).toMatchObject({ consistent: true, recorded: false });
+    expect(await running).toMatchObject({
+      consistent: true,
+      recorded: false,
+      unrecorded: "flags were changed meanwhile",
+    });
     expect(select(path, "SELECT * FROM hive_checks")).toEqual([]);
   });
 
@@ -450,6 +457,37 @@ describe("backfill among others who write", () => {
     await backfill(context);
     expect(await check(context)).toMatchObject({ consistent: true, identical: 8 });
     await context[Symbol.asyncDispose]();
+  });
+
+  test("what was mended or broken after it was read is in quarantine, or not, as it is when that is written", async () => {
+    const aggregates = hivePreset.aggregates.map((one): AggregateMapping => {
+      const up: AggregateMapping["up"] = (legacy) => {
+        if (legacy.tasks?.[0]?.title === "bad") throw new MappingError("the title is bad");
+        return one.up(legacy);
+      };
+      return { ...one, up };
+    });
+    const mapping = { ...hivePreset, aggregates };
+    const path = legacyFile(`INSERT INTO tasks (id, title, task_type)
+      VALUES ('mended', 'bad', 'backend'), ('gone', 'bad', 'backend'), ('relapsed', 'good', 'backend')`);
+    {
+      await using context = platformContext(path, { mapping });
+      await migrateUp(context);
+      await backfill(context);
+      execute(path, "UPDATE tasks SET title = 'bad' WHERE id = 'relapsed'");
+      expect((await backfill(context)).aggregates).toMatchObject({ quarantined: 3 });
+    }
+    execute(path, "UPDATE tasks SET title = 'good' WHERE id = 'relapsed'");
+    const change = `UPDATE tasks SET title = iif(id = 'mended', 'good', 'bad'); DELETE FROM tasks WHERE id = 'gone'`;
+    await using context = platformContext(path, {
+      mapping,
+      signal: at("backfill:judged", () => execute(path, change), 1),
+    });
+    expect((await backfill(context)).aggregates).toEqual({ written: 1, unchanged: 0, quarantined: 1, total: 2 });
+    const { entries } = await listQuarantine(context);
+    expect(entries).toMatchObject([{ mapping: "tasks", key: "relapsed", reason: "the title is bad" }]);
+    expect(entries).toHaveLength(1);
+    expect(select(path, "SELECT id FROM unified_tasks ORDER BY id")).toEqual([{ id: "mended" }, { id: "relapsed" }]);
   });
 
   test("a flag that changes while it runs stops it; what it has written stays", async () => {
@@ -608,6 +646,19 @@ describe("what cannot be moved", () => {
       "tasks (binary key 0001)",
     ]);
     expect(found["planning_queue t001"]).toMatch(/"t001" is already given by tasks/);
+    const { samples } = await testMapping(context, { keys: ["t001", "q1", "p1"] });
+    expect(samples.map(({ mapping, key, reason }) => [`${mapping} ${key}`, reason])).toEqual([
+      ["tasks t001", null],
+      ["planning_queue q1", null],
+      ["planning_queue t001", found["planning_queue t001"]],
+      ["execution_plans p1", null],
+      ["execution_plans q1", found["execution_plans q1"]],
+    ]);
+    expect((await testMapping(context, { mapping: "execution_plans" })).samples).toMatchObject([
+      { key: "p1", outcome: "mapped" },
+      { key: "q1", outcome: "quarantined", reason: found["execution_plans q1"] },
+      { key: "t002", outcome: "quarantined", reason: found["execution_plans t002"] },
+    ]);
     expect(found["execution_plans q1"]).toMatch(/"q1" is already given by planning_queue/);
     expect(found["tasks (NULL key)"]).toMatch(/NULL/);
     expect(found["tasks (binary key 0001)"]).toMatch(/BLOB of 2 bytes/);
@@ -801,6 +852,15 @@ describe("memory", () => {
   const DIST = resolve(process.env.HIVE_TEST_DIST ?? fileURLToPath(new URL("../../dist", import.meta.url)));
   const CHILD = fileURLToPath(new URL("../fault/child.mjs", import.meta.url));
 
+  const run = (path: string, action: string, heap: number) =>
+    new Promise<void>((done, fail) => {
+      const request = JSON.stringify({ path, action });
+      execFile(process.execPath, [`--max-old-space-size=${heap}`, CHILD, DIST, request], (error, _, stderr) => {
+        if (error) fail(new Error(`${action}: ${error.message}\n${stderr.slice(0, 2_000)}`));
+        else done();
+      });
+    });
+
   test("does not grow with the rows: 20,000 with 60 MB of text in a heap of 48 MB", { timeout: 120_000 }, async () => {
     const path = legacyFile(`INSERT INTO tasks (id, title, task_type, payload)
       WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000)
@@ -809,22 +869,58 @@ describe("memory", () => {
       await using context = platformContext(path);
       await migrateUp(context);
     }
-    const run = (action: string) =>
-      new Promise<void>((done, fail) => {
-        const request = JSON.stringify({ path, action });
-        execFile(process.execPath, ["--max-old-space-size=48", CHILD, DIST, request], (error, _, stderr) => {
-          if (error) fail(new Error(`${action}: ${error.message}\n${stderr.slice(0, 2_000)}`));
-          else done();
-        });
-      });
-    await run("backfill");
-    await run("check");
+    await run(path, "backfill", 48);
+    await run(path, "check", 48);
     execute(
       path,
       "UPDATE unified_tasks SET priority = 7 WHERE rowid % 2 = 0; DELETE FROM unified_tasks WHERE rowid % 3 = 0",
     );
-    await run("repair");
+    await run(path, "repair", 48);
     await using context = platformContext(path);
     expect(await check(context)).toMatchObject({ consistent: true, identical: 20_000 });
+  });
+
+  test("nor with their length: 120 of 1 MiB after 2,000 short ones in a heap of 96 MB", {
+    timeout: 240_000,
+  }, async () => {
+    const path = legacyFile(`INSERT INTO tasks (id, title, task_type, payload)
+      WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2120)
+      SELECT printf('t%04d', i), 'Task', 'backend',
+        '{"text": "' || CASE WHEN i > 2000 THEN hex(zeroblob(524288)) ELSE '' END || '"}' FROM n;`);
+    {
+      await using context = platformContext(path);
+      await migrateUp(context);
+    }
+    await run(path, "backfill", 96);
+    await run(path, "check", 96);
+    execute(
+      path,
+      "UPDATE unified_tasks SET priority = 7 WHERE rowid % 2 = 0; DELETE FROM unified_tasks WHERE rowid % 3 = 0",
+    );
+    await run(path, "repair", 96);
+    // Only the unified side has them now: found by their keys, which tell nothing of their length.
+    execute(path, "CREATE TABLE away AS SELECT * FROM tasks; DELETE FROM tasks");
+    await run(path, "check", 96);
+    place(path, "hive-coder", "live");
+    await run(path, "rollback", 96);
+    expect(
+      select(path, "SELECT count(*) AS n FROM tasks JOIN away USING (id) WHERE tasks.payload = away.payload"),
+    ).toEqual([{ n: 2120 }]);
+  });
+
+  test("nor with the rows that belong to one: short tasks with long runs", { timeout: 120_000 }, async () => {
+    const path = legacyFile(`INSERT INTO tasks (id, title, task_type)
+        WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1700)
+        SELECT printf('t%04d', i), 'Task', 'backend' FROM n;
+      INSERT INTO runs (id, task_id, worker_id, run_number, result_data)
+        SELECT 'r' || id, id, 'w', 1, '{"text": "' || hex(zeroblob(524288)) || '"}' FROM tasks WHERE id > 't1500';`);
+    {
+      await using context = platformContext(path);
+      await migrateUp(context);
+    }
+    await run(path, "backfill", 96);
+    await run(path, "check", 96);
+    await using context = platformContext(path);
+    expect(await backfill(context)).toMatchObject({ aggregates: { written: 0, unchanged: 1_700 } });
   });
 });

@@ -48,6 +48,8 @@ describe("back to a stage where both sides are written and the legacy side leads
     });
     const of = (agent: string) => select(path, `SELECT started_at FROM hive_backfill WHERE agent = '${agent}'`);
     const coder = of("hive-coder");
+    const dry = await rollback(context, { agents: [AGENT], to: "dualwrite", dryRun: true });
+    expect(dry).toMatchObject({ kept: 1, projectedDown: 0 });
     expect(await rollback(context, { agents: [AGENT], to: "dualwrite" })).toMatchObject({
       stage: "dualwrite",
       kept: 1,

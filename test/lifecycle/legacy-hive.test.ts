@@ -164,6 +164,7 @@ describe.skipIf(legacy === null)("the platform's database", { timeout: 180_000 }
     expect(dry.projectedDown).toBe(result.projectedDown);
     expect(result.projectedDown).toBe(changes.length);
     expect(result.kept).toBeGreaterThan(0);
+    expect(dry.kept).toBe(result.kept);
 
     for (const { table, id, becomes } of changes) {
       const row = select(path, `SELECT rowid, * FROM ${table} WHERE id = '${id}'`)[0] ?? {};
@@ -298,11 +299,8 @@ describe("files of another shape", () => {
     expect({ ...legacySide(path).tables, tasks: "" }).toEqual({ ...before.tables, tasks: "" });
   });
 
-  test("a file that Alembic knows: extra indexes, and the unified tables there already", async () => {
-    const path = join(temporaryDirectory(), "alembic.db");
-    fillSample(path, { tasks: 300, dirt: true });
-    // An index on json_extract takes well-formed payloads only.
-    execute(path, "DELETE FROM tasks WHERE payload IS NOT NULL AND NOT json_valid(payload)");
+  /** With the unified tables as another tool made them: JSON columns, which SQLite takes for numeric ones. */
+  function alembicFile(path: string): void {
     const file = readFileSync(new URL("../../migrations/hive/0002_unified_schema.sqlite.sql", import.meta.url), "utf8");
     const tables = file
       .slice(file.indexOf("CREATE"), file.indexOf("-- migrate:down"))
@@ -316,6 +314,61 @@ describe("files of another shape", () => {
       .replaceAll(/CREATE TABLE (\w+) \(([^;]*)\n\);/g, (_, name, body) => {
         return `CREATE TABLE ${name} (${body},\n PRIMARY KEY (${name === "unified_tasks" ? "id" : "task_id"})\n);`;
       });
+    execute(
+      path,
+      `CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL, PRIMARY KEY (version_num));
+       INSERT INTO alembic_version VALUES ('f97f94fd1a27');\n${tables}`,
+    );
+  }
+
+  /** JSON that is a bare number, as texts; each is stored as a number, not all of them as the number they say. */
+  const NUMBERS = [
+    ...[
+      "5",
+      "-7",
+      "12345678901234567890",
+      "-96123066892238061398844e57",
+      "80181025565996014897566",
+      "5.0",
+      "-0",
+      "1e3",
+    ],
+    ...["9223372036854775807", "9223372036854775808", "9007199254740993.0", "1e400", "1.5", "0.1234567890123456789"],
+  ];
+
+  test("a file that Alembic knows: bare numbers as JSON stay what they are", async () => {
+    const path = join(temporaryDirectory(), "numbers.db");
+    fillSample(path, { tasks: 0 });
+    alembicFile(path);
+    for (const [i, number] of NUMBERS.entries()) {
+      execute(
+        path,
+        `INSERT INTO tasks (id, title, task_type, workflow) VALUES ('w${i}', 'Task', 'chimera_workflow', '${number}');
+         INSERT INTO tasks (id, title, task_type, status) VALUES ('r${i}', 'Task', 'backend', 'completed');
+         INSERT INTO runs (id, task_id, worker_id, run_number, status, result_data)
+           VALUES ('run${i}', 'r${i}', 'w', 1, 'success', '${number}')`,
+      );
+    }
+    const before = legacySide(path);
+    await journey(path, 0);
+    await using context = platformContext(path);
+    await migrateUp(context);
+    await toComplete(context);
+    expect(select(path, "SELECT DISTINCT typeof(output_data) AS t FROM unified_tasks WHERE id LIKE 'r%'")).not.toEqual([
+      { t: "text" },
+    ]);
+    expect(await rollback(context, { dryRun: true })).toMatchObject({ projectedDown: 0, kept: 0, quarantined: 0 });
+    expect(await rollback(context)).toMatchObject({ stage: "off", projectedDown: 0, kept: 0, quarantined: 0 });
+    expect(legacySide(path).tables.tasks).toBe(before.tables.tasks);
+    expect(legacySide(path).tables.runs).toBe(before.tables.runs);
+  });
+
+  test("a file that Alembic knows: extra indexes, and the unified tables there already", async () => {
+    const path = join(temporaryDirectory(), "alembic.db");
+    fillSample(path, { tasks: 300, dirt: true });
+    // An index on json_extract takes well-formed payloads only.
+    execute(path, "DELETE FROM tasks WHERE payload IS NOT NULL AND NOT json_valid(payload)");
+    alembicFile(path);
     const columns = ["status", "priority", "task_type", "created_at", "assigned_worker", "updated_at", "current_phase"];
     const indexes = [
       ...columns.map((column) => `CREATE INDEX ax_tasks_${column} ON tasks (${column});`),
@@ -328,11 +381,7 @@ describe("files of another shape", () => {
       "CREATE INDEX ax_plans ON execution_plans (status, generated_at DESC);",
     ];
     expect(indexes).toHaveLength(19);
-    execute(
-      path,
-      `CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL, PRIMARY KEY (version_num));
-       INSERT INTO alembic_version VALUES ('f97f94fd1a27');\n${tables}\n${indexes.join("\n")}`,
-    );
+    execute(path, indexes.join("\n"));
     const unified = tableHashes(path, (table) => table.startsWith("unified_"));
     const collisions = select(path, "SELECT id FROM tasks WHERE id IS NULL OR typeof(id) = 'blob'").length;
     const taken =

@@ -440,6 +440,42 @@ describe("down is refused", () => {
     expect(readdirSync(dirname(path)).filter((file) => file.includes("hive-audit"))).toEqual([]);
   });
 
+  test("a file that was not in WAL mode is put into it, told and audited, and comes back at the end", async () => {
+    const path = database();
+    const mode = () => {
+      const db = new Database(path);
+      const found = db.pragma("journal_mode", { simple: true });
+      db.close();
+      return found;
+    };
+    execute(path, "PRAGMA journal_mode = DELETE");
+    expect(mode()).toBe("delete");
+    const before = fingerprint(path);
+    await using context = hiveContext(path);
+    expect(await migrateUp(context, { step: 1 })).toMatchObject({ journalMode: { from: "delete", to: "wal" } });
+    expect(mode()).toBe("wal");
+    expect((await migrateUp(context)).journalMode).toBeUndefined();
+    expect((await listAudit(context.store.read)).entries.map(({ after }) => after)).toEqual([
+      expect.objectContaining({ journalMode: { from: "delete", to: "wal" } }),
+      expect.not.objectContaining({ journalMode: expect.anything() }),
+    ]);
+    expect((await migrateDown(context)).journalMode).toBeUndefined();
+    expect(await migrateDown(context, { to: "0" })).toMatchObject({ journalMode: { from: "wal", to: "delete" } });
+    expect(mode()).toBe("delete");
+    expect(fingerprint(path)).toBe(before);
+    expect(readdirSync(dirname(path)).filter((file) => /-(wal|shm)$/.test(file))).toEqual([]);
+
+    // While somebody else has it open it stays, and the way up and down works as before.
+    expect(await migrateUp(context)).toMatchObject({ journalMode: { from: "delete", to: "wal" } });
+    const other = new Database(path);
+    other.prepare("SELECT count(*) FROM notes").get();
+    expect(await migrateDown(context, { to: "0" })).toMatchObject({ journalMode: { from: "wal", to: "wal" } });
+    other.close();
+    expect((await migrateUp(context)).journalMode).toBeUndefined();
+    expect((await migrateDown(context, { to: "0" })).journalMode).toBeUndefined();
+    expect(mode()).toBe("wal");
+  });
+
   test("while hive_kept has rows; forced, they are saved to a file", async () => {
     const path = database();
     const before = fingerprint(path);

@@ -1,11 +1,14 @@
 import { describe, expect, it } from "vitest";
 import { listAudit } from "../../src/rollout/audit.ts";
+import { check } from "../../src/sync/check.ts";
+import { listKept } from "../../src/sync/kept.ts";
 import {
   countQuarantine,
   discardQuarantine,
   listQuarantine,
   type Quarantined,
   quarantine,
+  REPAIR_LOCK,
   release,
   retryQuarantine,
 } from "../../src/sync/quarantine.ts";
@@ -25,6 +28,14 @@ async function put(shop: Shop, ...entries: Quarantined[]): Promise<void> {
     for (const one of entries) await quarantine(tx, shop.context, one);
   });
 }
+
+/** As it is listed afterwards. */
+const stored = (shop: Shop, one: Quarantined) => ({
+  ...one,
+  state: "quarantined",
+  at: shop.clock.iso(),
+  attempts: 1,
+});
 
 const keys = (result: { entries: { key: string }[] }) => result.entries.map((one) => one.key);
 
@@ -108,7 +119,11 @@ describe("discarding", () => {
     await using shop = await openShop();
     await put(shop, entry("a"), entry("b"), entry("c", { agent: "support" }));
     const result = await discardQuarantine(shop.context, { keys: ["a", "c"], reason: "known dirt" });
-    expect(result).toEqual({ discarded: 2, dryRun: false });
+    const discarded = [
+      { ...stored(shop, entry("a")), state: "discarded" },
+      { ...stored(shop, entry("c", { agent: "support" })), state: "discarded" },
+    ];
+    expect(result).toEqual({ discarded: 2, entries: discarded, dryRun: false });
     expect(keys(await listQuarantine(shop.context))).toEqual(["b"]);
     expect(await shop.context.store.snapshot(countQuarantine)).toEqual(new Map([["sales", 1]]));
 
@@ -134,12 +149,17 @@ describe("discarding", () => {
     await using shop = await openShop();
     await put(shop, entry("a"));
     const before = (await listAudit(shop.context.store.read)).entries.length;
-    expect(await discardQuarantine(shop.context, { dryRun: true })).toEqual({ discarded: 1, dryRun: true });
-    expect(await discardQuarantine(shop.context, { keys: ["z"] })).toEqual({ discarded: 0, dryRun: false });
+    expect(await discardQuarantine(shop.context, { dryRun: true })).toEqual({
+      discarded: 1,
+      entries: [stored(shop, entry("a"))],
+      dryRun: true,
+    });
+    const nothing = { discarded: 0, entries: [], dryRun: false };
+    expect(await discardQuarantine(shop.context, { keys: ["z"] })).toEqual(nothing);
     expect(keys(await listQuarantine(shop.context))).toEqual(["a"]);
     expect((await listAudit(shop.context.store.read)).entries.length).toBe(before);
-    expect(await discardQuarantine(shop.context)).toEqual({ discarded: 1, dryRun: false });
-    expect(await discardQuarantine(shop.context)).toEqual({ discarded: 0, dryRun: false });
+    expect(await discardQuarantine(shop.context)).toMatchObject({ discarded: 1, entries: [{ key: "a" }] });
+    expect(await discardQuarantine(shop.context)).toEqual(nothing);
   });
 });
 
@@ -151,8 +171,90 @@ describe("retrying", () => {
     expect(result).toMatchObject({ retried: 1, released: 0, entries: [{ key: "c1", attempts: 1 }] });
   });
 
+  it("leaves what was discarded alone, unless it is asked for all", async () => {
+    await using shop = await openShop();
+    await put(shop, entry("c1"), entry("c2"));
+    await discardQuarantine(shop.context, { keys: ["c1"] });
+    expect(await retryQuarantine(shop.context, { dryRun: true })).toMatchObject({ retried: 1, dryRun: true });
+    expect(await retryQuarantine(shop.context, { dryRun: true, all: true })).toMatchObject({
+      retried: 2,
+      entries: [{ key: "c1" }, { key: "c2" }],
+    });
+    expect(await retryQuarantine(shop.context)).toMatchObject({ retried: 1, released: 1 });
+    expect(await retryQuarantine(shop.context, { all: true })).toMatchObject({ retried: 1, released: 1, entries: [] });
+  });
+
+  it("waits for whoever settles aggregates already, as discarding and repairing do, and names him", async () => {
+    await using shop = await openShop();
+    await put(shop, entry("c1"));
+    await using other = shop.open();
+    const options = { lockTimeoutMs: 0 };
+    await other.store.withLock(REPAIR_LOCK, { purpose: "the other one" }, async () => {
+      for (const attempt of [
+        () => retryQuarantine(shop.context, options),
+        () => discardQuarantine(shop.context, options),
+        () => check(shop.context, { ...options, repair: true }),
+      ]) {
+        await expect(attempt()).rejects.toMatchObject({ code: "LOCK_HELD", details: { holder: "the other one" } });
+      }
+      // What only looks waits for nobody.
+      await retryQuarantine(shop.context, { ...options, dryRun: true });
+      await discardQuarantine(shop.context, { ...options, dryRun: true });
+      await check(shop.context, { ...options, repair: true, dryRun: true });
+      await check(shop.context, options);
+    });
+    expect(await discardQuarantine(shop.context, options)).toMatchObject({ discarded: 1 });
+  });
+
   it("has nothing to do where nothing matches", async () => {
     await using shop = await openShop();
-    expect(await retryQuarantine(shop.context)).toEqual({ retried: 0, released: 0, entries: [] });
+    expect(await retryQuarantine(shop.context)).toEqual({ retried: 0, released: 0, entries: [], dryRun: false });
+  });
+});
+
+describe("what was kept", () => {
+  const keep = (shop: Shop, key: string, aggregate: string, agent = "sales") =>
+    shop.sql(`INSERT INTO hive_kept (at, mapping, key, agent, side, reason, aggregate)
+      VALUES ('${shop.clock.iso()}', 'customers', '${key}', '${agent}', 'unified', 'because of ${key}', '${aggregate}')`);
+
+  it("is listed page by page, the oldest first, and filtered", async () => {
+    await using shop = await openShop();
+    for (const key of ["a", "b", "c"]) keep(shop, key, `{"parties":[{"id":"${key}"}]}`);
+    keep(shop, "lost", "no JSON", "");
+    const first = await listKept(shop.context, { limit: 2 });
+    expect(first).toEqual({
+      entries: ["a", "b"].map((key, i) => ({
+        seq: i + 1,
+        at: shop.clock.iso(),
+        mapping: "customers",
+        key,
+        agent: "sales",
+        side: "unified",
+        reason: `because of ${key}`,
+        aggregate: { parties: [{ id: key }] },
+      })),
+      total: 4,
+      next: 2,
+    });
+    const second = await listKept(shop.context, { limit: 2, after: first.next ?? 0 });
+    expect(second).toMatchObject({
+      entries: [{ key: "c" }, { key: "lost", aggregate: "no JSON" }],
+      total: 4,
+      next: null,
+    });
+    expect(await listKept(shop.context, { agents: ["sales-1"], keys: ["b", "lost"] })).toMatchObject({
+      entries: [{ key: "b" }],
+      total: 1,
+    });
+    await expect(listKept(shop.context, { mapping: "customer" })).rejects.toMatchObject({
+      code: "UNKNOWN_NAME",
+      details: { nearest: "customers" },
+    });
+    await expect(listKept(shop.context, { agents: ["sals"] })).rejects.toMatchObject({ code: "UNKNOWN_AGENT" });
+  });
+
+  it("is nothing on a database that hive has never touched", async () => {
+    await using shop = await openShop({ migrated: false });
+    expect(await listKept(shop.context)).toEqual({ entries: [], total: 0, next: null });
   });
 });

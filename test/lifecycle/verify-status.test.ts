@@ -337,6 +337,7 @@ describe("status", () => {
                 return session.all(query);
               },
               tuples: session.tuples.bind(session),
+              tuplesWithin: session.tuplesWithin.bind(session),
               run: session.run.bind(session),
             }),
           ),

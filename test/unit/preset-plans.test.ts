@@ -89,7 +89,10 @@ describe("planning_queue up", () => {
       "created_at_unreadable",
       "started_at_unreadable",
       "completed_at_unreadable",
+      "updated_at_unreadable",
     ]);
+    expect(flags(queue({ created_at: "", assigned_at }))).toEqual(["created_at_unreadable"]);
+    expect(flags(queue({ created_at: null }))).toEqual(["created_at_unreadable", "updated_at_unreadable"]);
   });
 });
 

@@ -60,9 +60,10 @@ function next(database: string): [command: string, why: string][] {
     [on("status"), "Where it stands, and what hive would do next:"],
     [on("mapping test --key edge-json-nan"), "What becomes of a single row, both ways:"],
     [on("backfill ai-reviewer"), "Go up again; only what differs is written:"],
+    [on("kept list"), "What hive kept, since legacy has no column for it:"],
     [on("audit list"), "Who did what, when and why:"],
     [
-      on('migrate down --to 0 --force --reason "demo over"'),
+      on('migrate down --to 0 --force --yes --reason "demo over"'),
       "Be rid of hive again; what legacy cannot hold is saved to a file first:",
     ],
   ];

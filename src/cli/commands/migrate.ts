@@ -34,7 +34,8 @@ export const up = defineCommand<MigrateUpResult>({
   summary: "apply pending schema migrations",
   description:
     "Applies pending schema migrations: hive's own tables, the unified schema, and yours. Each is one transaction. " +
-    "The legacy tables are not touched. Several at once is safe: one applies, the others wait.",
+    "The legacy tables are not touched. Several at once is safe: one applies, the others wait. A SQLite file that is " +
+    "not in WAL mode is put into it, for good; the last `hive migrate down` puts it back.",
   parameters: [upTo, step, allowOutOfOrder, ...changing],
   examples: ["hive migrate up --dry-run", "hive migrate up --to 0001_hive_ledger"],
   abortable: true,
@@ -53,8 +54,16 @@ export const up = defineCommand<MigrateUpResult>({
     ];
     const pending = result.pending.length;
     if (done.length === 0 && pending === 0) return "Nothing to apply: the schema is up to date.";
+    const journal = result.journalMode
+      ? [
+          ui.wrap(
+            `The file's journal mode was ${result.journalMode.from} and is ${result.journalMode.to} now, for everyone who ` +
+              "opens it: readers and writers no longer wait for each other. hive migrate down --to 0 puts it back.",
+          ),
+        ]
+      : [];
     const rest = pending > 0 ? [`${plural(pending, "migration")} still pending. → hive migrate up`] : [];
-    return [...(done.length > 0 ? [await ui.table(done, { shrink: 0 })] : []), ...rest].join("\n");
+    return [...(done.length > 0 ? [await ui.table(done, { shrink: 0 })] : []), ...journal, ...rest].join("\n");
   },
 });
 
@@ -109,6 +118,18 @@ export const down = defineCommand<MigrateDownResult>({
       lines.push(ui.wrap(`The audit log was saved to ${ui.text(result.auditSavedTo)}`));
     if (result.keptSavedTo !== undefined)
       lines.push(ui.wrap(`What hive_kept held was saved to ${ui.text(result.keptSavedTo)}`));
+    if (result.journalMode) {
+      const { from, to } = result.journalMode;
+      lines.push(
+        from === to
+          ? ui.wrap(
+              `${ui.paint("warn", `The file's journal mode is still ${from}:`)} somebody else has the file open. Once ` +
+                "nobody has, PRAGMA journal_mode = DELETE puts back what it was.",
+              2,
+            )
+          : `The file's journal mode is ${to} again.`,
+      );
+    }
     lines.push(result.current === null ? "No migration is applied any more." : `Now at ${ui.text(result.current)}.`);
     return lines.join("\n");
   },

@@ -1,17 +1,5 @@
 import type { AgentSpec } from "../../sync/mapping.ts";
 
-/** Everything an agent of the platform may be able to do. */
-export const CAPABILITIES: readonly string[] = [
-  "review",
-  "plan",
-  "code",
-  "deploy",
-  "test",
-  "monitor",
-  "orchestrate",
-  "custom",
-];
-
 function registered(name: string, capability: string, emits: readonly string[]): AgentSpec {
   return { name, registration: { agentId: `${name}-adapter`, agentType: name, capabilities: [capability], emits } };
 }

@@ -39,15 +39,6 @@ export const EXTENSION_EVENT_TYPES: readonly string[] = [
   "system.error",
 ];
 
-/**
- * Enum names in the legacy `events` table and the topic that stands for each: `TaskEventType.COMPLETED` is
- * `task.completed`. The member follows in lower case; the result may be one of {@link LEGACY_EVENT_NAMES}.
- */
-export const LEGACY_EVENT_ENUMS: { readonly [prefix: string]: string } = {
-  TaskEventType: "task",
-  WorkflowEventType: "workflow",
-};
-
 /** Legacy event names that the standard calls otherwise. */
 export const LEGACY_EVENT_NAMES: {
   readonly [name: string]: { readonly eventType: string; readonly requiresHuman?: true };

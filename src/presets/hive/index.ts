@@ -4,8 +4,7 @@ import { EVENT_TYPES } from "./events.ts";
 import { executionPlans, planningQueue } from "./plans.ts";
 import { tasks } from "./tasks.ts";
 
-export { CAPABILITIES } from "./agents.ts";
-export { EVENT_TYPES, EXTENSION_EVENT_TYPES, LEGACY_EVENT_ENUMS, LEGACY_EVENT_NAMES } from "./events.ts";
+export { EVENT_TYPES, EXTENSION_EVENT_TYPES, LEGACY_EVENT_NAMES } from "./events.ts";
 export { UNIFIED_STATUSES, UNIFIED_TASK_TYPES, type UnifiedStatus, type UnifiedTaskType } from "./vocabulary.ts";
 
 /** The platform that `hive` was made for: its tasks, planning queue and plans, its agents and event types. */

@@ -60,6 +60,7 @@ function queueUp(legacy: Aggregate): Aggregate {
   if (assigned === null && (row.assigned_at ?? null) !== null) flags += ',"started_at_unreadable"';
   const completed = utc(row.completed_at);
   if (completed === null && (row.completed_at ?? null) !== null) flags += ',"completed_at_unreadable"';
+  if ((completed ?? assigned ?? created) === null) flags += ',"updated_at_unreadable"';
   const createdAt = created ?? UNREADABLE_TIME;
 
   return {
