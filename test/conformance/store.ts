@@ -208,6 +208,22 @@ export function describeStore(factory: StoreFactory): void {
         expect(await store.read.all(sql`SELECT x FROM v WHERE n = ${0}`)).toEqual([{ x: 7 }]);
       });
 
+      it("rows up to a size, at least one, and whether these are all", async (database) => {
+        await database.execute("CREATE TABLE v (n INTEGER PRIMARY KEY, x TEXT)");
+        await using store = database.open();
+        const rows = [10, 10, 10_000, 10].map((length, i) => [BigInt(i), "x".repeat(length)]);
+        await store.transaction("insert", (tx) => tx.insert("v", ["n", "x"], rows));
+        await store.snapshot(async (session) => {
+          const within = (bytes: number) => session.tuplesWithin(sql`SELECT n, x FROM v ORDER BY n`, bytes);
+          expect(await within(0)).toEqual({ rows: rows.slice(0, 1), complete: false });
+          expect(await within(15)).toEqual({ rows: rows.slice(0, 2), complete: false });
+          expect(await within(100)).toEqual({ rows: rows.slice(0, 3), complete: false });
+          expect(await within(20_000)).toEqual({ rows, complete: true });
+          // What was left unread is in nobody's way.
+          expect(await session.tuples(sql`SELECT count(*) FROM v`)).toEqual([[4n]]);
+        });
+      });
+
       it("more rows than one statement takes", async (database) => {
         await database.execute("CREATE TABLE wide (a INTEGER, b TEXT, c TEXT)");
         await using store = database.open();
