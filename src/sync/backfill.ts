@@ -8,12 +8,23 @@ import { audit } from "../rollout/audit.ts";
 import { requireLedger } from "../schema/ledger.ts";
 import type { Transaction, Value } from "../storage/port.ts";
 import { among, sql } from "../storage/sql.ts";
-import { keyIn, type Layout, type Loaded, missingColumns } from "./aggregates.ts";
+import { keyIn, type Loaded, missingColumns } from "./aggregates.ts";
 import { insertNew, moveStaged, stage, type UnifiedWrite } from "./apply.ts";
 import { type AggregateMapping, resolveAgents } from "./mapping.ts";
 import { Meter } from "./meter.ts";
 import { Pace } from "./pace.ts";
-import { countRoots, flagsChanged, introspectAll, isUnnamed, type Page, Pager, PageSize, Who } from "./page.ts";
+import {
+  countRoots,
+  flagsChanged,
+  introspectAll,
+  isUnnamed,
+  type Page,
+  type Pager,
+  PageSize,
+  pagersOf,
+  SECOND_THREAD_FROM,
+  Who,
+} from "./page.ts";
 import { type Quarantined, quarantine, release } from "./quarantine.ts";
 import { keepLosses } from "./settle.ts";
 
@@ -63,9 +74,6 @@ const EMPTY = {
   after: null,
   more: false,
 } as const;
-
-/** Below this many aggregates another thread costs more than it saves. */
-export const SECOND_THREAD_FROM = 2_000;
 
 const PAGES_AHEAD = 4;
 
@@ -141,9 +149,9 @@ class Backfill {
     const cursors = await this.begin();
     if (this.meter.total >= SECOND_THREAD_FROM) this.thread = await this.context.startSecondThread?.(this.who.agents);
     try {
-      for (const [position, layout] of layouts.entries()) {
-        const cursor = cursors.get(layout.mapping.name);
-        if (cursor !== undefined) await this.pass(layout, layouts.slice(0, position), cursor);
+      for (const pager of pagersOf(layouts, this.who, true)) {
+        const cursor = cursors.get(pager.layout.mapping.name);
+        if (cursor !== undefined) await this.pass(pager, cursor);
       }
     } finally {
       await this.thread?.close();
@@ -208,8 +216,8 @@ class Backfill {
     return cursors;
   }
 
-  private async pass(layout: Layout, earlier: readonly Layout[], start: string | null): Promise<void> {
-    const pager = new Pager(layout, earlier, this.who, true);
+  private async pass(pager: Pager, start: string | null): Promise<void> {
+    const { layout } = pager;
     const reader = new PageReader(this.context, pager);
     if (start === null) {
       const quarantined = await this.context.store.snapshot((session) => pager.withoutKey(session));
@@ -478,10 +486,7 @@ export async function pageSource(context: Context, agents: readonly string[]): P
   const who = await Who.of(context, agents);
   const layouts = await introspectAll(context);
   const readers = new Map(
-    layouts.map((layout, i) => {
-      const pager = new Pager(layout, layouts.slice(0, i), who, true);
-      return [layout.mapping.name, new PageReader(context, pager)];
-    }),
+    pagersOf(layouts, who, true).map((pager) => [pager.layout.mapping.name, new PageReader(context, pager)]),
   );
   let place: { after: Value; more: boolean } = { after: null, more: false };
   return async (mapping, stamp, from) => {

@@ -18,11 +18,21 @@ import {
   type TableLayout,
   toAggregate,
 } from "./aggregates.ts";
-import { SECOND_THREAD_FROM } from "./backfill.ts";
 import { keyText, resolveAgents } from "./mapping.ts";
 import { Meter } from "./meter.ts";
 import { Pace } from "./pace.ts";
-import { countRoots, introspectAll, type Judgement, type NextPage, type Page, Pager, PageSize, Who } from "./page.ts";
+import {
+  countRoots,
+  introspectAll,
+  type Judgement,
+  type NextPage,
+  type Page,
+  type Pager,
+  PageSize,
+  pagersOf,
+  SECOND_THREAD_FROM,
+  Who,
+} from "./page.ts";
 import { differencesDown, differencesUp } from "./projection.ts";
 import { REPAIR_LOCK } from "./quarantine.ts";
 import { jsonValue, keepRows, type Settled, settle } from "./settle.ts";
@@ -58,7 +68,8 @@ const NO_COUNTS: Counts = {
  * side that leads. The verdict (not the comparison) is noted in hive_checks, for the guards of the stages: not with
  * `dryRun`, not for single keys, and not where the database cannot be written.
  *
- * @throws UNKNOWN_AGENT, UNKNOWN_NAME (a key that neither side has), SCHEMA_MISMATCH, INTERRUPTED; with repair also NOT_MIGRATED, GUARD_REFUSED
+ * @throws UNKNOWN_AGENT, UNKNOWN_NAME (a key that neither side has), SCHEMA_MISMATCH, INTERRUPTED; with repair also
+ * NOT_MIGRATED, GUARD_REFUSED, LOCK_HELD
  */
 export async function check(context: Context, options: CheckOptions = {}): Promise<CheckResult> {
   const { store } = context;
@@ -153,10 +164,6 @@ const SPARED =
 
 /** How often two threads try to get the same view. */
 const MOST_ATTEMPTS = 20;
-
-function pagersOf(layouts: readonly Layout[], who: Who, ledger: boolean): Pager[] {
-  return layouts.map((layout, i) => new Pager(layout, layouts.slice(0, i), who, ledger));
-}
 
 /** The other end of {@link SecondThread}: compares in a read view that stays open from one question to the next. */
 export async function comparer(context: Context, agents: readonly string[]) {

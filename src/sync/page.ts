@@ -383,3 +383,11 @@ function bytes(all: Iterable<Loaded>): number {
   }
   return size;
 }
+
+/** One for each mapping; those before it in their order take precedence. */
+export function pagersOf(layouts: readonly Layout[], who: Who, ledger: boolean): Pager[] {
+  return layouts.map((layout, i) => new Pager(layout, layouts.slice(0, i), who, ledger));
+}
+
+/** Below this many aggregates another thread costs more than it saves. */
+export const SECOND_THREAD_FROM = 2_000;

@@ -6,7 +6,7 @@ import { existingKeys, pageOfKeys, toAggregate } from "./aggregates.ts";
 import { keyText, resolveAgents } from "./mapping.ts";
 import { Meter } from "./meter.ts";
 import { Pace } from "./pace.ts";
-import { introspectAll, type Page, Pager, Who } from "./page.ts";
+import { introspectAll, type Page, type Pager, pagersOf, Who } from "./page.ts";
 import { type WayBack, wayBack } from "./projection.ts";
 import { type Settled, settle, wouldKeep } from "./settle.ts";
 
@@ -42,7 +42,7 @@ export async function projectDown(context: Context, options: ProjectDownOptions)
   if (agents.length === 0) return result;
   const who = await Who.of(context, agents);
   const layouts = await introspectAll(context);
-  const pagers = layouts.map((layout, i) => new Pager(layout, layouts.slice(0, i), who, true));
+  const pagers = pagersOf(layouts, who, true);
   const meter = new Meter("project down", clock, options.onProgress);
   const pace = new Pace(store, clock, settings.lockBudget);
 

@@ -8,7 +8,7 @@ import { type Layout, type Loaded, type TableLayout, toAggregate } from "./aggre
 import { deleteUnified, moveStaged, stage, type UnifiedWrite, writeLegacy } from "./apply.ts";
 import { type Aggregate, keyText, resolveAgents } from "./mapping.ts";
 import { Pace } from "./pace.ts";
-import { introspectAll, isUnnamed, type Judgement, type Page, Pager, Who } from "./page.ts";
+import { introspectAll, isUnnamed, type Judgement, type Page, type Pager, pagersOf, Who } from "./page.ts";
 import { type LegacyChange, wayBack, withChanges } from "./projection.ts";
 import { type Quarantined, quarantine, release } from "./quarantine.ts";
 
@@ -364,9 +364,8 @@ export async function retryAggregates(
   const who = await Who.of(context, resolveAgents(context.mapping));
   const layouts = await introspectAll(context);
   let released = 0;
-  for (const [i, layout] of layouts.entries()) {
-    const pager = new Pager(layout, layouts.slice(0, i), who, true);
-    const keys = entries.filter((entry) => entry.mapping === layout.mapping.name).map((entry) => entry.key);
+  for (const pager of pagersOf(layouts, who, true)) {
+    const keys = entries.filter((entry) => entry.mapping === pager.layout.mapping.name).map((entry) => entry.key);
     const pace = new Pace(context.store, context.clock, context.settings.lockBudget);
     for (let done = 0; done < keys.length; ) {
       if (options.abort?.aborted) {

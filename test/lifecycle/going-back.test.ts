@@ -24,6 +24,10 @@ async function liveWithALoss(context: Context, path: string): Promise<void> {
   );
 }
 
+/** A task of the reviewer's other than the one with the loss. */
+const lastReview = (path: string) =>
+  select(path, `SELECT max(id) AS id FROM unified_tasks WHERE agent_type = '${AGENT}'`)[0];
+
 const kept = (path: string) => select(path, "SELECT reason FROM hive_kept");
 
 describe("back to a stage where both sides are written and the legacy side leads", () => {
@@ -105,7 +109,7 @@ describe("what an agent wrote on the unified side is never lost", () => {
     const path = sampleDatabase({ tasks: 300 });
     await using context = platformContext(path);
     await liveWithALoss(context, path);
-    const [row] = select(path, `SELECT max(id) AS id FROM unified_tasks WHERE agent_type = '${AGENT}'`);
+    const row = lastReview(path);
     execute(
       path,
       `UPDATE unified_tasks SET error_message = 'NEW WORK', input_data = 'not json' WHERE id = '${row?.id}'`,
@@ -122,7 +126,7 @@ describe("what an agent wrote on the unified side is never lost", () => {
       await using context = platformContext(path);
       await liveWithALoss(context, path);
     }
-    const [row] = select(path, `SELECT max(id) AS id FROM unified_tasks WHERE agent_type = '${AGENT}'`);
+    const row = lastReview(path);
     let late = 0;
     const signal = (point: string) => {
       if (point !== "tx:project down:committed" || late > 0) return;
@@ -167,7 +171,7 @@ describe("what an agent wrote on the unified side is never lost", () => {
     const path = sampleDatabase({ tasks: 300 });
     await using context = platformContext(path);
     await liveWithALoss(context, path);
-    const [row] = select(path, `SELECT max(id) AS id FROM unified_tasks WHERE agent_type = '${AGENT}'`);
+    const row = lastReview(path);
     execute(
       path,
       `UPDATE unified_tasks SET task_type = 'code', agent_type = 'hive-coder', error_message = 'HANDED OVER' WHERE id = '${row?.id}'`,
