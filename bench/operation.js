@@ -7,6 +7,12 @@ const operations = {
   up: () => hive.migrations.up(),
   backfill: (options) => hive.backfill(options),
   check: (options) => hive.check(options),
+  sync: (options) => hive.sync(options),
+  dualWriteOn: async () => {
+    const { agents } = await hive.flags.list();
+    return hive.flags.change(agents.map(({ agent }) => ({ agent, flag: "dual-write", value: "on" })));
+  },
+  dualWriter: async ({ operations }) => (await import("./dual-writer.js")).measure(hive, database, operations),
 };
 const began = performance.now();
 const result = await operations[name](JSON.parse(json));

@@ -44,10 +44,14 @@ async function run() {
     if (!answered)
       fail("The process ended before the command did: a module called process.exit() or waits for ever.", again);
   });
+  const gone = new AbortController();
   for (const stream of [process.stdout, process.stderr]) {
     stream.on("error", (error) => {
       // A reader that went away (`hive … | head`) is no failure of ours.
-      if (error.code === "EPIPE") return;
+      if (error.code === "EPIPE") {
+        if (stream === process.stdout) gone.abort();
+        return;
+      }
       answered = false;
       fail(`The output cannot be written: ${error.message}`, "The command itself has ended; see `hive status`.");
       process.exit(1);
@@ -73,6 +77,7 @@ async function run() {
     columns: process.stdout.columns ?? process.stderr.columns ?? 80,
     prompt: process.stdin.isTTY && process.stderr.isTTY ? { input: process.stdin, output: process.stderr } : undefined,
     abort: abort.signal,
+    gone: gone.signal,
   });
   answered = true;
   process.exitCode = exitCode;

@@ -10,7 +10,8 @@ export interface Clock {
   /** From 0 (inclusive) to 1 (exclusive). */
   random(): number;
   id(): string;
-  sleep(ms: number): Promise<void>;
+  /** Ends early, without an error, when `abort` is aborted. */
+  sleep(ms: number, abort?: AbortSignal): Promise<void>;
 }
 
 export const systemClock: Clock = {
@@ -18,8 +19,10 @@ export const systemClock: Clock = {
   monotonic: () => performance.now(),
   random: () => Math.random(),
   id: () => randomUUID(),
-  sleep: async (ms) => {
-    await delay(ms);
+  sleep: async (ms, abort) => {
+    await delay(ms, undefined, abort ? { signal: abort } : {}).catch((error: unknown) => {
+      if (!abort?.aborted) throw error;
+    });
   },
 };
 

@@ -26,6 +26,7 @@ export const CONFIG_DEFAULTS: Readonly<Values> = {
   busyTimeoutMs: 10_000,
   lockTimeoutSeconds: 60,
   checkMaxAgeMinutes: 60,
+  events: { retentionDays: 30, subscriberTimeoutHours: 168 },
 };
 
 const KEYS: readonly SettingKey[] = [
@@ -37,6 +38,7 @@ const KEYS: readonly SettingKey[] = [
   "busyTimeoutMs",
   "lockTimeoutSeconds",
   "checkMaxAgeMinutes",
+  "events",
 ];
 
 /** The settings that an environment variable can give. `HIVE_CONFIG` names the file, `HIVE_ACTOR` who acts. */
@@ -90,7 +92,7 @@ export async function loadConfig(sources: ConfigSources = {}): Promise<LoadedCon
   const { database, ...others } = values;
   if (database === undefined) {
     throw new HiveError("CONFIG_INVALID", "No database is named.", {
-      hint: "Name one with --database sqlite:PATH or HIVE_DATABASE, or write a config with `hive init`.",
+      hint: "Name one with --database sqlite:PATH, --database postgres://… or HIVE_DATABASE, or write a config with `hive init`.",
       details: { file },
     });
   }
@@ -134,7 +136,13 @@ export async function readConfig(sources: ConfigSources = {}): Promise<Config> {
     else if (fromEnv[key] !== undefined) origins[key] = `environment ${ENVIRONMENT[key]}`;
     else if (file !== null && fromFile[key] !== undefined) origins[key] = file;
   }
-  return { file, values: { ...CONFIG_DEFAULTS, ...fromFile, ...fromEnv, ...fromFlags }, origins, baseDirectory };
+  const events = { ...CONFIG_DEFAULTS.events, ...withoutUndefined(fromFile.events ?? {}) };
+  return {
+    file,
+    values: { ...CONFIG_DEFAULTS, ...fromFile, ...fromEnv, ...fromFlags, events },
+    origins,
+    baseDirectory,
+  };
 }
 
 /** The result of `hive config`: every value and where it came from. A password in the database's URL is left out. */
@@ -157,6 +165,7 @@ const blankOrigins: Readonly<Record<SettingKey, string>> = {
   busyTimeoutMs: "default",
   lockTimeoutSeconds: "default",
   checkMaxAgeMinutes: "default",
+  events: "default",
 };
 
 interface FoundConfig {
@@ -286,14 +295,65 @@ const RULES: { readonly [K in keyof Required<ConfigFile>]: (value: unknown) => b
   busyTimeoutMs: (value) => Number.isSafeInteger(value) && isNumber(value) && value >= 0,
   lockTimeoutSeconds: (value) => isNumber(value) && value >= 0,
   checkMaxAgeMinutes: (value) => isNumber(value) && value > 0,
+  events: isEventSettings,
 };
 
-function isAgentSettings(value: unknown): boolean {
+/** A day: what takes longer does not answer. */
+export const LONGEST_MS = 86_400_000;
+
+const isMs = (value: unknown): boolean =>
+  Number.isSafeInteger(value) && isNumber(value) && value >= 1 && value <= LONGEST_MS;
+
+const PLACE: { readonly [key: string]: (value: unknown) => boolean } = {
+  command: (value) =>
+    Array.isArray(value) &&
+    value.length > 0 &&
+    value.every((one) => isText(one) && typeof one === "string" && isArgument(one)),
+  url: (value) => typeof value === "string" && isAgentUrl(value),
+  timeoutMs: isMs,
+};
+const HEALTH = { ...PLACE, heartbeatTimeoutMs: isMs };
+const AGENT = {
+  ...PLACE,
+  wave: (value: unknown) => Number.isSafeInteger(value) && isNumber(value) && value >= 1,
+  health: (value: unknown) => isPlace(value, HEALTH),
+  events: (value: unknown) => value === "bridge",
+};
+
+/** No program takes an argument that holds U+0000. */
+export function isArgument(value: string): boolean {
+  return !value.includes("\u0000");
+}
+
+/** A password belongs in no config that is shown. */
+export function isAgentUrl(value: string): boolean {
+  if (!URL.canParse(value)) return false;
+  const { protocol, username, password } = new URL(value);
+  return /^https?:$/.test(protocol) && username === "" && password === "";
+}
+
+function isEventSettings(value: unknown): boolean {
   if (!isObject(value)) return false;
   return Object.entries(value).every(
-    ([key, wave]) =>
-      key === "wave" && (wave === undefined || (Number.isSafeInteger(wave) && isNumber(wave) && wave >= 1)),
+    ([key, item]) => Object.hasOwn(CONFIG_DEFAULTS.events, key) && (item === undefined || (isNumber(item) && item > 0)),
   );
+}
+
+function withoutUndefined<T extends object>(value: T): { [K in keyof T]: Exclude<T[K], undefined> } {
+  return Object.fromEntries(Object.entries(value).filter(([, item]) => item !== undefined)) as never;
+}
+
+function isAgentSettings(value: unknown): boolean {
+  return isPlace(value, AGENT);
+}
+
+function isPlace(value: unknown, rules: Readonly<Record<string, (value: unknown) => boolean>>): boolean {
+  if (!isObject(value)) return false;
+  const given = Object.entries(value).filter(([, item]) => item !== undefined);
+  // A key that nobody knows is refused with any value.
+  if (Object.keys(value).some((key) => !Object.hasOwn(rules, key))) return false;
+  if (given.some(([key]) => key === "command") && given.some(([key]) => key === "url")) return false;
+  return given.every(([key, item]) => rules[key]?.(item) === true);
 }
 
 /** What `configSchema` accepts, decided without it. A test holds the two against each other. */
@@ -322,6 +382,19 @@ function mappingFrom(mapping: string, cwd: string, base: string): string {
   return cwd === base || mapping.startsWith("file:") || !/[\\/.]/.test(mapping) ? mapping : resolve(cwd, mapping);
 }
 
+/** Of a URL that cannot be read nothing is shown: nobody knows where its password is. */
 function withoutPassword(database: string | undefined): string | undefined {
-  return database?.replace(/^(postgres(?:ql)?:\/\/[^/@:]*):[^/]*@/, "$1@");
+  if (database === undefined || !/^[a-z][a-z0-9+.-]+:\/\//i.test(database) || database.startsWith("sqlite:")) {
+    return database;
+  }
+  try {
+    const url = new URL(database);
+    // What follows such a character in a password would be taken for something that may be shown.
+    if (url.hash !== "" || `${url.pathname}${url.search}`.includes("@")) throw new TypeError("unreadable");
+    url.password = "";
+    for (const name of ["password", "sslpassword"]) url.searchParams.delete(name);
+    return url.href;
+  } catch {
+    return `${database.slice(0, database.indexOf(":"))}://…`;
+  }
 }

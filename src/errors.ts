@@ -7,12 +7,16 @@ export const ERROR_CODES = {
   INTERNAL: { exit: 1, retryable: false },
   DATABASE_FAILED: { exit: 1, retryable: false },
   DATABASE_BUSY: { exit: 1, retryable: true },
+  DATABASE_UNREACHABLE: { exit: 1, retryable: true },
   DATABASE_READ_ONLY: { exit: 1, retryable: false },
   DATABASE_CORRUPT: { exit: 1, retryable: false },
   DISK_FULL: { exit: 1, retryable: false },
   CONSTRAINT: { exit: 1, retryable: false },
   MIGRATION_FAILED: { exit: 1, retryable: false },
+  RECORD_UNREADABLE: { exit: 1, retryable: false },
   LOCK_LOST: { exit: 1, retryable: true },
+  AGENT_FAILED: { exit: 1, retryable: false },
+  AGENT_UNAVAILABLE: { exit: 1, retryable: true },
   // usage or configuration: exit 2
   USAGE: { exit: 2, retryable: false },
   CONFIG_INVALID: { exit: 2, retryable: false },
@@ -23,6 +27,8 @@ export const ERROR_CODES = {
   MIGRATION_INVALID: { exit: 2, retryable: false },
   UNKNOWN_AGENT: { exit: 2, retryable: false },
   UNKNOWN_NAME: { exit: 2, retryable: false },
+  RECORD_INVALID: { exit: 2, retryable: false },
+  TASK_INVALID: { exit: 2, retryable: false },
   // refused in this state: exit 4
   NOT_MIGRATED: { exit: 4, retryable: false },
   LEDGER_TOO_NEW: { exit: 4, retryable: false },
@@ -32,6 +38,9 @@ export const ERROR_CODES = {
   STILL_IN_USE: { exit: 4, retryable: false },
   GUARD_REFUSED: { exit: 4, retryable: false },
   STAGE_IMPOSSIBLE: { exit: 4, retryable: false },
+  RECORD_EXISTS: { exit: 4, retryable: false },
+  RECORD_MISSING: { exit: 4, retryable: false },
+  RECORD_CHANGED: { exit: 4, retryable: false },
   // lock held: exit 5
   LOCK_HELD: { exit: 5, retryable: true },
   // interrupted: exit 130

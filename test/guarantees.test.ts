@@ -4,9 +4,12 @@ import { describe, expect, test } from "vitest";
 
 const file = (path: string) => readFileSync(fileURLToPath(new URL(`../${path}`, import.meta.url)), "utf8");
 
-/** `path`: name, as the last column of the page has them. */
+/** A line with the name of a test: its call, the end of a table of cases before the name, the name alone, or a case's. */
+const NAMING = /\b(test|it)(\.\w+)*\(|^\s*\].*\)\(["'`]|^\s*["'`]|^\s*(name|title): "/;
+
+/** `path`: name, as the page has them. */
 function testsNamedIn(page: string): { path: string; name: string }[] {
-  return [...page.matchAll(/`(test\/[^`]+)`: ([^·|]+)/g)].map(([, path = "", name = ""]) => ({
+  return [...page.matchAll(/`(test\/[^`]+)`: ([^·|\n]+)/g)].map(([, path = "", name = ""]) => ({
     path,
     name: name.trim(),
   }));
@@ -16,7 +19,7 @@ function missingTests(page: string): string[] {
   return testsNamedIn(page)
     .filter(({ path, name }) => {
       const text = file(path);
-      return !text.split("\n").some((line) => /\b(test|it)(\.\w+)?\(|^\s*(["'`])/.test(line) && line.includes(name));
+      return !text.split("\n").some((line) => NAMING.test(line) && line.includes(name));
     })
     .map(({ path, name }) => `${path}: ${name}`);
 }

@@ -1,10 +1,11 @@
 import { spawnSync } from "node:child_process";
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { delimiter, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { expect, test } from "vitest";
 import { registry } from "../src/cli/registry.ts";
 import { CONFIG_DEFAULTS, ENVIRONMENT, ERROR_CODES } from "../src/index.ts";
+import { postgres } from "./support/backends.ts";
 import { LAUNCHER } from "./support/cli.ts";
 import { temporaryDirectory } from "./support/context.ts";
 import { smallPlatform } from "./support/small-platform.ts";
@@ -35,22 +36,36 @@ exec "${process.execPath}" "${LAUNCHER}" "$@"
   return folder;
 }
 
-test("the README's commands work as they stand, one after the other", () => {
+// The demo's agents write at their own pace.
+test("the README's commands work as they stand, one after the other", { timeout: 300_000 }, async () => {
+  const { url } = await postgres.create({ legacy: "natural", sample: { tasks: 60 } });
+  expect(blocks.filter((block) => block.includes("$PLATFORM"))).toHaveLength(1);
   expect(blocks.length).toBeGreaterThan(2);
   const cwd = smallPlatform({ config: false });
   const path = `${tools()}${delimiter}${process.env.PATH ?? ""}`;
   for (const command of blocks.join("").split("\n").filter(Boolean)) {
-    const run = spawnSync("sh", ["-c", command], { cwd, env: { ...process.env, PATH: path }, encoding: "utf8" });
+    const run = spawnSync("sh", ["-c", command], {
+      cwd,
+      env: { ...process.env, PATH: path, PLATFORM: url },
+      encoding: "utf8",
+    });
     expect(run.status, `${command}\n${run.stdout}\n${run.stderr}`).toBe(0);
   }
 });
 
 test("every command that the documents name exists", () => {
   const names = registry.map((entry) => entry.name);
-  const named = [readme, read("CONTRIBUTING.md"), read("CHANGELOG.md")].flatMap((text) =>
-    [...text.matchAll(/\bhive ([a-z]+)(?: ([a-z]+))?/g)]
+  const pages = readdirSync(join(root, "docs")).filter((name) => name.endsWith(".md"));
+  const others = [
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "examples/customers/README.md",
+    ...pages.map((name) => `docs/${name}`),
+  ];
+  const named = [readme, ...others.map(read)].flatMap((text) =>
+    [...text.matchAll(/\bhive ([a-z]+)(?: ([a-z-]+))?(?: ([a-z]+))?/g)]
       .filter(({ index }) => text[index - 1] === "`" || text.slice(0, index).endsWith("npx "))
-      .map(([, first, second]) => [first ?? "", `${first} ${second}`]),
+      .map(([, first, second, third]) => [first ?? "", `${first} ${second}`, `${first} ${second} ${third}`]),
   );
   expect(named.length).toBeGreaterThan(10);
   expect(named.filter((candidates) => !candidates.some((one) => names.includes(one)))).toEqual([]);

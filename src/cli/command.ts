@@ -16,6 +16,8 @@ export interface Io {
   readonly prompt?: { readonly input: Readable; readonly output: NodeJS.WritableStream } | undefined;
   /** Aborted by the first SIGINT or SIGTERM. */
   readonly abort: AbortSignal;
+  /** Aborted when nobody reads stdout any more: for a command that writes until it is stopped. */
+  readonly gone?: AbortSignal | undefined;
   readonly clock?: Clock | undefined;
   /** Told what a command came to, besides what is printed: for a command that runs others. */
   readonly onResult?: ((result: unknown) => void) | undefined;
@@ -76,6 +78,8 @@ export interface CommandSpec<R> {
   readonly examples?: readonly string[];
   /** Ends by itself when it is aborted; other commands only read and are simply left. */
   readonly abortable?: boolean;
+  /** Writes its result itself as it comes, with --json one object per line: none is written for the command. */
+  readonly streams?: boolean;
   /** Null: nothing has to be asked. */
   confirm?(input: Input, scope: Scope): Promise<Question | null>;
   run(input: Input, scope: Scope): Promise<R>;

@@ -34,6 +34,7 @@ export async function main(argv: readonly string[], io: Io): Promise<number> {
     globals = parsed.globals;
     const outcome = await perform(command, parsed.input, globals, io);
     io.onResult?.(outcome.result);
+    if (command.streams) return outcome.exit;
     if (json) io.stdout.write(toJson({ ok: true, command: name, result: outcome.result }));
     else io.stdout.write(ended(await outcome.human(await uiFor(io, "stdout"))));
     return outcome.exit;

@@ -19,7 +19,10 @@ const GLOBAL_OPTIONS: readonly { syntax: string; summary: string }[] = [
     syntax: "--config <file>",
     summary: "config file (default: hive.config.json or .hiverc, here or in a folder above)",
   },
-  { syntax: "--database <url>", summary: "the database: sqlite:PATH (default: HIVE_DATABASE, else the config)" },
+  {
+    syntax: "--database <url>",
+    summary: "the database: sqlite:PATH or postgres://… (default: HIVE_DATABASE, else the config)",
+  },
   { syntax: "--json", summary: "one JSON object on stdout, also for errors" },
   { syntax: "--no-input", summary: "never ask; what needs an answer fails" },
   { syntax: "-y, --yes", summary: "answer every question with yes" },
@@ -63,7 +66,7 @@ export function locate(argv: readonly string[], entries: readonly Entry[] = regi
     const name = words.join(" ");
     const entry = entries.find((one) => one.name === name);
     if (entry) return { kind: "command", entry, rest: [...rest, ...argv.slice(i + 1)] };
-    if (words.length > 1 || !isGroup(name, entries)) throw unknownCommand(words, entries, argv[i + 1]);
+    if (!isGroup(name, entries)) throw unknownCommand(words, entries, argv[i + 1]);
   }
   return withoutCommand(words, rest, entries);
 }
@@ -73,12 +76,13 @@ function withoutCommand(words: readonly string[], rest: readonly string[], entri
     const asked = words.slice(1);
     const entry = entries.find((one) => one.name === asked.join(" "));
     if (entry) return { kind: "command", entry, rest: ["--help"] };
-    if (asked.length > 0 && !(asked.length === 1 && isGroup(asked[0] ?? "", entries)))
-      throw unknownCommand(asked, entries);
-    return { kind: "help", text: overview(asked[0], entries), exit: 0 };
+    if (asked.length === 0) return { kind: "help", text: overview(undefined, entries), exit: 0 };
+    const group = asked.join(" ");
+    if (!isGroup(group, entries)) throw unknownCommand(asked, entries);
+    return { kind: "help", text: overview(group, entries), exit: 0 };
   }
   if (rest.includes("--version") || rest.includes("-V")) return { kind: "version" };
-  const [group] = words;
+  const group = words.length === 0 ? undefined : words.join(" ");
   if (rest.includes("--help") || rest.includes("-h")) return { kind: "help", text: overview(group, entries), exit: 0 };
   const known = GLOBAL_OPTIONS.flatMap(({ syntax }) => syntax.split(/[ ,]+/).filter((part) => part.startsWith("-")));
   const unknown = rest.find((token, i) => {
@@ -108,7 +112,7 @@ function isGroup(word: string, entries: readonly Entry[]): boolean {
 
 function unknownCommand(words: readonly string[], entries: readonly Entry[], next?: string): HiveError {
   const typed = words.join(" ");
-  const [group = ""] = words;
+  const group = words.slice(0, Math.max(1, words.length - 1)).join(" ");
   const members = entries.filter((one) => one.name.startsWith(`${group} `)).map((one) => one.name);
   const all = entries.map((one) => one.name);
   const groups = all.map((name) => name.split(" ")[0] ?? name);

@@ -90,6 +90,11 @@ export const registry: readonly Entry[] = [
     load: async () => (await import("./commands/backfill.ts")).backfill,
   },
   {
+    name: "sync",
+    summary: "carry over what agents have changed since",
+    load: async () => (await import("./commands/sync.ts")).sync,
+  },
+  {
     name: "check",
     summary: "compare both schemas, and mend the differences",
     load: async () => (await import("./commands/check.ts")).check,
@@ -113,6 +118,86 @@ export const registry: readonly Entry[] = [
     name: "kept list",
     summary: "show what hive kept before it took it away",
     load: async () => (await import("./commands/kept.ts")).list,
+  },
+  {
+    name: "events list",
+    summary: "show events in their order",
+    load: async () => (await import("./commands/events.ts")).list,
+  },
+  {
+    name: "events tail",
+    summary: "show events as they come",
+    load: async () => (await import("./commands/events.ts")).tail,
+  },
+  {
+    name: "events emit",
+    summary: "write an event",
+    load: async () => (await import("./commands/events.ts")).emit,
+  },
+  {
+    name: "events types",
+    summary: "show the types of events, and who emits them",
+    load: async () => (await import("./commands/events.ts")).types,
+  },
+  {
+    name: "agents list",
+    summary: "show the registered agents and how they are",
+    load: async () => (await import("./commands/agents.ts")).list,
+  },
+  {
+    name: "agents show",
+    summary: "show all that is known of one agent",
+    load: async () => (await import("./commands/agents.ts")).show,
+  },
+  {
+    name: "agents health",
+    summary: "ask the agents how they are",
+    load: async () => (await import("./commands/agents.ts")).health,
+  },
+  {
+    name: "events subscribers",
+    summary: "show who reads events, and how far each is",
+    load: async () => (await import("./commands/subscribers.ts")).list,
+  },
+  {
+    name: "events replay",
+    summary: "have a subscriber begin again at an earlier event",
+    load: async () => (await import("./commands/subscribers.ts")).replay,
+  },
+  {
+    name: "events unsubscribe",
+    summary: "take a subscriber away for good",
+    load: async () => (await import("./commands/subscribers.ts")).unsubscribe,
+  },
+  {
+    name: "events prune",
+    summary: "delete old events that everybody has read",
+    load: async () => (await import("./commands/subscribers.ts")).prune,
+  },
+  {
+    name: "events dead-letters list",
+    summary: "show events that could not be dealt with, and why",
+    load: async () => (await import("./commands/dead-letters.ts")).list,
+  },
+  {
+    name: "events dead-letters show",
+    summary: "show one of them whole",
+    load: async () => (await import("./commands/dead-letters.ts")).show,
+  },
+  {
+    name: "events dead-letters redrive",
+    summary: "deliver them again",
+    load: async () => (await import("./commands/dead-letters.ts")).redrive,
+  },
+  {
+    name: "events dead-letters drop",
+    summary: "give up on them",
+    load: async () => (await import("./commands/dead-letters.ts")).drop,
+  },
+  {
+    name: "trace",
+    summary: "show what happened to one piece of work, across all agents",
+    load: async () => (await import("./commands/trace.ts")).trace,
   },
   {
     name: "rollback",

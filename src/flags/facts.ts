@@ -1,5 +1,6 @@
 import type { Context } from "../context.ts";
 import type { FlagsListResult } from "../results.ts";
+import { tablesIn } from "../schema/tables.ts";
 import type { Row, Session } from "../storage/port.ts";
 import { among, sql } from "../storage/sql.ts";
 import { type AggregateMapping, resolveAgents } from "../sync/mapping.ts";
@@ -179,11 +180,12 @@ export interface MappingTables {
 
 /** The tables of the mapping as they are in this database. */
 export async function mappingTables(context: Context, session: Session): Promise<MappingTables> {
+  const tables = await tablesIn(context.store, session);
   const found = new Map<string, ReadonlySet<string> | null>();
   const columnsOf = async (table: string): Promise<ReadonlySet<string> | null> => {
     const known = found.get(table);
     if (known !== undefined) return known;
-    const existing = await context.store.table(table, session);
+    const existing = await tables.table(table, session);
     const columns = existing && new Set(existing.columns.map((column) => column.name));
     found.set(table, columns);
     return columns;

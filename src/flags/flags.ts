@@ -4,13 +4,17 @@ import { HiveError } from "../errors.ts";
 import type { FlagOptions } from "../hive.ts";
 import type { FlagsChangeResult, FlagsHistoryResult } from "../results.ts";
 import { audit, listAudit } from "../rollout/audit.ts";
-import { assertLedgerKnown, hasLedger } from "../schema/ledger.ts";
-import type { Session } from "../storage/port.ts";
+import { assertLedgerKnown, hasLedger, requireLedger } from "../schema/ledger.ts";
+import type { Session, Transaction } from "../storage/port.ts";
+import { sql } from "../storage/sql.ts";
 import { resolveAgents } from "../sync/mapping.ts";
 import type { ProjectDownResult } from "../sync/project.ts";
+import type { Reconciled } from "../sync/reconcile.ts";
+import { tellsAnything } from "../sync/telling.ts";
 import { listFlags, markBackfillStale, readStanding, writeFlag } from "./facts.ts";
 import {
   ALL_OFF,
+  authorityOf,
   type Decision,
   decide,
   type Flag,
@@ -49,24 +53,59 @@ export async function changeFlags(
   }
   const { store } = context;
   await assertLedgerKnown(store);
+  if (!options.dryRun && (await hasLedger(store))) await requireLedger(store);
+  const adapters = (value: boolean) =>
+    commands
+      .filter(({ settings }) => settings.some((one) => one.flag === "agent-adapters" && one.value === value))
+      .map(({ agent }) => agent);
   const plan = (session: Session) => decideAll(context, session, commands, force);
   const planned = await store.snapshot(plan);
-  if (options.dryRun || planned.every(({ changes }) => changes.length === 0)) return resultOf(planned, options);
+  if (options.dryRun) return resultOf(planned, options);
+  const telling = await import("../sync/event-states.ts");
+  const learns = telling.needsStates(context, adapters(true));
+  const leaves = tellsAnything(context.mapping) && adapters(false).length > 0;
+  if (learns) {
+    await telling.learnStates(context, options, (label, work) => flipAtLast(context, label, work, options));
+  }
+  if (planned.every(({ changes }) => changes.length === 0)) {
+    // Of a run that was killed before it flipped the flag.
+    if (leaves && (await store.table("hive_event_states")) !== null) {
+      const left = await store.snapshot((session) => telling.couldLeave(context, session));
+      if (left) await flipAtLast(context, "event states", (tx) => telling.leaveStates(tx, context), options);
+      await telling.forgetStates(context, options);
+    }
+    const named = commands.map(({ agent }) => agent);
+    await levelUnified(context, await interruptedGivingBack(context, named), options);
+    return resultOf(planned, options);
+  }
 
-  const apply = (projected: readonly string[], carried?: CarriedDown) =>
-    store.transaction("flags", async (tx) => {
-      if (carried && !(await carried.isStillAll())) return null;
-      const projection = carried?.projection;
+  const apply = (projected: readonly string[], carried?: CarriedDown) => {
+    const work = async (tx: Transaction) => {
       // Somebody may have moved an agent since the plan was made: what counts is what is so now.
       const decided = await plan(tx);
       for (const { agent, changes, forced } of decided) {
         if (changes.some((step) => step.projectDown) && !projected.includes(agent)) throw movedMeanwhile(agent);
-        await applySteps(tx, context, agent, changes, { action: "flag", reason: options.reason, forced, projection });
+        await applySteps(tx, context, agent, changes, {
+          action: "flag",
+          reason: options.reason,
+          forced,
+          projection: carried?.projection,
+        });
       }
+      const [first = ""] = adapters(true);
+      if (learns && !(await telling.statesAreKnown(context, tx))) throw movedMeanwhile(first);
+      if (leaves) await telling.leaveStates(tx, context);
       return resultOf(decided, options);
-    });
+    };
+    return flip(context, "flags", work, projected.length > 0);
+  };
 
-  const applyNow = async () => (await apply([])) ?? resultOf(planned, options);
+  const applyNow = async () => {
+    // Independent flags, and those of a database that is not captured yet, have nothing to wait for.
+    const result = await untilCaughtUp(context, options, () => apply([]));
+    if (leaves && (await store.table("hive_event_states")) !== null) await telling.forgetStates(context, options);
+    return result;
+  };
   if (projecting(planned).length === 0) return applyNow();
   return store.withLock("rollout", lockOptions(context, options, "hive flags"), async () => {
     const agents = projecting(await store.snapshot(plan));
@@ -79,16 +118,99 @@ export async function changeFlags(
 
 export interface CarriedDown {
   readonly projection: ProjectDownResult;
-  /** Inside the transaction that flips: whether nobody has committed since the carrying began. */
-  isStillAll(): Promise<boolean>;
 }
 
-/** Among writers that never pause there is no moment without a commit; what they write meanwhile is kept later. */
-const MOST_PASSES = 4;
+/** So often is everything carried over again because agents wrote more than one transaction should settle. */
+const MOST_PASSES = 20;
 
 /**
- * Carries down what these agents wrote on the unified side, then flips. A flip that finds that others have committed
- * in between gives null, and all is done again: what they wrote would have been left behind.
+ * One transaction in which flags change. Everything that was captured before is carried over first, under the flags
+ * that it was written under: outside of the transaction as far as it goes, the last of it inside; and the triggers
+ * follow the flags. Null, and nothing done, where too much waits to be carried over.
+ */
+export async function flip<T>(
+  context: Context,
+  label: string,
+  work: (tx: Transaction, rest: Reconciled) => Promise<T>,
+  givesBack = false,
+): Promise<T | null> {
+  const { store } = context;
+  const { adjustCapture, areAny, neededSides } = await import("../sync/capture.ts");
+  const { NOTHING } = await import("../sync/reconcile.ts");
+  const { knowTables, settleRest } = await import("../sync/sync.ts");
+  const { Pace } = await import("../sync/pace.ts");
+  const captured = areAny(await neededSides(context, store.read));
+  const known = captured ? await knowTables(context) : { version: Number.NaN, layouts: [] };
+  const result = await store.transaction(
+    label,
+    async (tx) => {
+      // Agents that asked for these by SQL (FOR SHARE) have written by then, and what they wrote is settled below.
+      await tx.lockRows("hive_flags", "flag", ["reads"], "wait");
+      const before = await neededSides(context, tx);
+      const rest = areAny(before) ? await settleRest(tx, context, known, givesBack) : NOTHING;
+      if (rest === null) return null;
+      const done = await work(tx, rest);
+      await adjustCapture(tx, context, before);
+      return done;
+    },
+    { exclusive: true },
+  );
+  if (captured) {
+    const pace = new Pace(store, context.clock, context.settings.lockBudget, label);
+    pace.done(1);
+    await pace.finish();
+  }
+  return result;
+}
+
+/** Tries again as long as too much waits to be carried over. */
+async function untilCaughtUp<T>(
+  context: Context,
+  options: Pick<ChangeOptions, "abort" | "onProgress">,
+  attempt: () => Promise<T | null>,
+): Promise<T> {
+  for (let pass = 1; pass <= MOST_PASSES; pass++) {
+    const result = await attempt();
+    if (result !== null) return result;
+    await drain(context, options);
+  }
+  throw neverCaughtUp();
+}
+
+async function flipAtLast<T>(
+  context: Context,
+  label: string,
+  work: (tx: Transaction) => Promise<T>,
+  options: Pick<ChangeOptions, "abort" | "onProgress">,
+): Promise<T> {
+  const done = await untilCaughtUp(context, options, () =>
+    flip(context, label, async (tx) => ({ is: await work(tx) })),
+  );
+  return done.is;
+}
+
+/**
+ * What a sync carried over ahead of a flip counts like what was carried down for it. What cannot go down is counted
+ * where every aggregate is looked at, once.
+ */
+function withRest(projection: ProjectDownResult, { down }: Reconciled): ProjectDownResult {
+  return { ...projection, projected: projection.projected + down };
+}
+
+async function drain(context: Context, options: Pick<ChangeOptions, "abort" | "onProgress">): Promise<Reconciled> {
+  const { drainBefore } = await import("../sync/sync.ts");
+  return drainBefore(context, options);
+}
+
+function neverCaughtUp(): HiveError {
+  return new HiveError("DATABASE_BUSY", "More is being written than hive can carry over within its lock budget.", {
+    hint: "Nothing was changed. Run `hive sync` until nothing remains, then this command again; or raise lockBudget.",
+  });
+}
+
+/**
+ * Carries down what these agents wrote on the unified side, then flips. A flip that finds too much that was written in
+ * between gives null, and what waits is carried over before it is tried again.
  */
 export async function carryDownAnd<T>(
   context: Context,
@@ -96,23 +218,16 @@ export async function carryDownAnd<T>(
   options: Pick<ChangeOptions, "reason" | "abort" | "onProgress">,
   flip: (carried: CarriedDown) => Promise<T | null>,
 ): Promise<T> {
-  const { store } = context;
   const { reason, abort, onProgress } = options;
   const { projectDown } = await import("../sync/project.ts");
-  const sum: ProjectDownResult = { projected: 0, unchanged: 0, kept: 0, quarantined: 0 };
-  for (let pass = 1; ; pass++) {
-    const before = await store.othersCommitted();
-    const found = await projectDown(context, { agents, reason, abort, onProgress });
-    sum.projected += found.projected;
-    sum.kept += found.kept;
-    sum.unchanged = found.unchanged;
-    sum.quarantined = found.quarantined;
-    const result = await flip({
-      projection: { ...sum },
-      isStillAll: async () => pass >= MOST_PASSES || (await store.othersCommitted()) === before,
-    });
+  const before = await drain(context, options);
+  let projection = withRest(await projectDown(context, { agents, reason, abort, onProgress }), before);
+  for (let pass = 1; pass <= MOST_PASSES; pass++) {
+    const result = await flip({ projection });
     if (result !== null) return result;
+    projection = withRest(projection, await drain(context, options));
   }
+  throw neverCaughtUp();
 }
 
 /**
@@ -131,6 +246,23 @@ export async function levelUnified(
   const { reason, abort, onProgress, lockTimeoutMs, onWait } = options;
   const { backfill } = await import("../sync/backfill.ts");
   await backfill(context, { agents: level, reason, abort, onProgress, lockTimeoutMs, onWait, keepLosses: true });
+}
+
+/**
+ * Of these agents (default: all), those that gave the authority back in a run that was killed before the unified side
+ * said again what the legacy one says.
+ */
+export async function interruptedGivingBack(context: Context, names?: readonly string[]): Promise<string[]> {
+  const { store, mapping } = context;
+  return store.snapshot(async (session) => {
+    if (!(await hasLedger(store, session))) return [];
+    const rows = await session.all(sql`SELECT b.agent AS agent, a.after AS after FROM hive_backfill AS b
+      JOIN hive_audit AS a ON a.agent = b.agent AND a.action IN ('flag', 'rollback')
+      WHERE b.state = 'stale' AND a.at >= coalesce(b.finished_at, b.started_at)`);
+    const gaveBack = rows.filter((row) => JSON.parse(String(row.after ?? "null"))?.projectedDown !== undefined);
+    const stale = new Set(gaveBack.map((row) => String(row.agent)));
+    return resolveAgents(mapping, names).filter((agent) => stale.has(agent));
+  });
 }
 
 /**
@@ -189,7 +321,7 @@ export interface StepRecord {
 
 /** Makes decided changes of one agent, with what they bring with them and an audit entry each. */
 export async function applySteps(
-  tx: Session,
+  tx: Transaction,
   context: Context,
   agent: string,
   steps: readonly FlagStep[],
@@ -199,6 +331,13 @@ export async function applySteps(
   for (const step of steps) {
     const { flag } = step.setting;
     await writeFlag(tx, agent, step.setting, isoTime(context.clock));
+    if (authorityOf(step.stageBefore) !== authorityOf(step.stageAfter)) {
+      await tx.run(sql`DELETE FROM hive_bases WHERE agent = ${agent}`);
+    }
+    if (step.stageBefore === "complete") {
+      const { requeueBehind } = await import("../sync/reconcile.ts");
+      await requeueBehind(tx);
+    }
     if (step.stalesBackfill) await markBackfillStale(tx, [agent]);
     await audit(tx, context, {
       action: record.action,

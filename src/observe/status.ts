@@ -28,7 +28,12 @@ import { examine } from "../schema/history.ts";
 import { hasLedger, migrationRecords } from "../schema/ledger.ts";
 import { loadMigrations } from "../schema/migration-files.ts";
 import type { Session } from "../storage/port.ts";
+import { sql } from "../storage/sql.ts";
+import { type CaptureState, captureState, NO_SIDES } from "../sync/capture.ts";
+import { backlog, hasChangeLog } from "../sync/changes.ts";
 import { countQuarantine } from "../sync/quarantine.ts";
+import { eventState } from "./event-state.ts";
+import { recentlyMeasured } from "./metrics.ts";
 
 type Suggestion = StatusResult["next"][number];
 
@@ -73,18 +78,24 @@ export async function status(context: Context): Promise<StatusResult> {
       const known = facts.get(agent);
       if (known) agents.push({ agent, state, facts: known, stage: effectiveStage(state) });
     }
+    const live = await liveState(context, session);
+    const events = touched ? await eventState(context, session) : null;
     const expanded = touched && tables.missingUnified.length === 0;
     const phase = phaseOf(expanded, agents);
+    const unnoted = captureProblems(live);
     const problems: Problem[] = [
       ...migrations.problems.map((what) => ({
         what,
         mend: { command: "hive migrate status", why: "the schema's history is not what was applied" },
       })),
       ...tableProblems(tables, migrations, agents),
+      ...unnoted,
       ...(touched ? flagProblems(context, await readFlags(session)) : []),
       ...driftProblems(agents),
-      ...backfillProblems(agents),
+      ...lagProblems(live),
+      ...backfillProblems(agents, live.backfillRuns),
       ...quarantineProblems(quarantined),
+      ...eventProblems(events),
     ];
     return {
       phase,
@@ -93,10 +104,154 @@ export async function status(context: Context): Promise<StatusResult> {
       migrations,
       agents: agents.map((one) => agentResult(one, quarantined.get(one.agent) ?? 0)),
       quarantine: sum(quarantined),
+      capture: {
+        needed: { ...live.capture.needed },
+        captured: live.capture.captured.length,
+        broken: [...live.capture.broken],
+        gaps: live.gaps,
+      },
+      lag: live.lag,
+      sync: live.sync,
+      work: live.work,
+      events,
+      conflicts: live.conflicts,
+      mismatches: live.mismatches,
+      measured: touched ? await recentlyMeasured(store, session, context.clock.now()) : null,
       problems: problems.map(({ what }) => what),
-      next: suggestions(context, tables, expanded, migrations, problems, agents),
+      next: suggestions(context, tables, expanded && unnoted.length === 0, migrations, problems, agents),
     };
   });
+}
+
+/** What happens now, or did a moment ago. */
+interface LiveState extends Pick<StatusResult, "lag" | "sync" | "work" | "conflicts" | "mismatches"> {
+  readonly capture: CaptureState;
+  readonly gaps: string[];
+  readonly backfillRuns: boolean;
+}
+
+const NOTHING_CAPTURED: CaptureState = {
+  needed: NO_SIDES,
+  captured: [],
+  broken: [],
+  altered: [],
+  needless: [],
+  blind: false,
+};
+const CONFLICTS_OF_MS = 24 * 3_600_000;
+/** Entries of the audit log that are looked at for conflicts: it grows for ever. */
+const LATEST_ENTRIES = 10_000;
+
+async function liveState(context: Context, session: Session): Promise<LiveState> {
+  const { store, clock } = context;
+  const holder = await store.lockHolder("sync");
+  const sync = { running: holder !== null, holder: holder?.holder ?? null, since: holder?.since ?? null };
+  const backfillRuns = (await store.lockHolder("backfill")) !== null;
+  if (!(await hasChangeLog(store, session))) {
+    const lag = { changes: 0, oldestMs: null };
+    const work = { lockShare: 0, commitsPerSecond: 0, longestMs: 0, byOperation: [] };
+    return { capture: NOTHING_CAPTURED, gaps: [], lag, sync, work, conflicts: 0, mismatches: 0, backfillRuns };
+  }
+  const gaps = await session.all(sql`SELECT table_name FROM hive_gaps ORDER BY table_name`);
+  const from = new Date(clock.now() - CONFLICTS_OF_MS).toISOString();
+  const [counted] = await session.all(sql`SELECT (SELECT count(*) FROM hive_mismatches) AS mismatches,
+    (SELECT count(DISTINCT after) FROM (SELECT action, at, after FROM hive_audit ORDER BY seq DESC LIMIT ${LATEST_ENTRIES})
+       AS latest WHERE action = 'conflict' AND at >= ${from}) AS conflicts`);
+  return {
+    capture: await captureState(context, session),
+    gaps: gaps.map((row) => String(row.table_name)),
+    lag: await backlog(session, clock.now()),
+    sync,
+    work: await recentWork(session, clock.now()),
+    conflicts: Number(counted?.conflicts),
+    mismatches: Number(counted?.mismatches),
+    backfillRuns,
+  };
+}
+
+const MINUTE_MS = 60_000;
+const WORK_OF_MS = 10 * MINUTE_MS;
+
+/** The share is that of the minutes in which hive wrote: an idle hour must not hide a busy minute. */
+async function recentWork(session: Session, now: number): Promise<StatusResult["work"]> {
+  const oldest = `${new Date(now - WORK_OF_MS).toISOString().slice(0, 16)}Z`;
+  const rows = await session.all(sql`SELECT minute, operation, commits, held_ms, longest_ms, aggregates FROM hive_work
+    WHERE minute >= ${oldest} ORDER BY operation`);
+  const operations = new Map<string, StatusResult["work"]["byOperation"][number]>();
+  let [heldMs, commits, longestMs] = [0, 0, 0];
+  for (const row of rows) {
+    const operation = String(row.operation);
+    const known = operations.get(operation) ?? { operation, commits: 0, heldMs: 0, longestMs: 0, aggregates: 0 };
+    operations.set(operation, {
+      operation,
+      commits: known.commits + Number(row.commits),
+      heldMs: rounded(known.heldMs + Number(row.held_ms)),
+      longestMs: rounded(Math.max(known.longestMs, Number(row.longest_ms))),
+      aggregates: known.aggregates + Number(row.aggregates),
+    });
+    heldMs += Number(row.held_ms);
+    commits += Number(row.commits);
+    longestMs = Math.max(longestMs, Number(row.longest_ms));
+  }
+  let coveredMs = 0;
+  for (const minute of new Set(rows.map((row) => Date.parse(String(row.minute))))) {
+    // Of the minute that runs, what is over; a second of it at least.
+    coveredMs += Math.min(MINUTE_MS, Math.max(1_000, now - minute));
+  }
+  return {
+    lockShare: coveredMs === 0 ? 0 : Math.min(1, heldMs / coveredMs),
+    commitsPerSecond: coveredMs === 0 ? 0 : rounded(commits / (coveredMs / 1_000)),
+    longestMs: rounded(longestMs),
+    byOperation: [...operations.values()],
+  };
+}
+
+function rounded(value: number): number {
+  return Math.round(value * 1_000) / 1_000;
+}
+
+/** What agents write and nobody notes comes first: it is lost to the other side until somebody looks. */
+function captureProblems({ capture, gaps, sync }: LiveState): Problem[] {
+  const problems: Problem[] = [];
+  const mend = { command: "hive sync", why: "put the triggers right, and look for what was written meanwhile" };
+  if (capture.blind && (capture.needed.legacy || capture.needed.unified)) {
+    problems.push({ what: "a mark was left in hive_applying: no trigger notes what agents write", mend });
+  }
+  const { altered } = capture;
+  const missed = capture.broken.filter((table) => !altered.includes(table));
+  if (missed.length > 0) {
+    const which = missed.join(", ");
+    problems.push({ what: `triggers are missing or do not fit the table: writes to ${which} may go unnoticed`, mend });
+  }
+  if (altered.length > 0) {
+    const which = `${altered.join(", ")} ${altered.length === 1 ? "was" : "were"}`;
+    problems.push({
+      what: `${which} altered: writes are noted, what the alteration did to the rows is not`,
+      mend: { command: "hive sync", why: "make the triggers fit, and look for what was altered" },
+    });
+  }
+  if (gaps.length > 0) {
+    problems.push({
+      what: `${gaps.join(", ")} had no fitting triggers for a while: each aggregate is to be looked at once`,
+      mend: sync.running ? { command: "hive status", why: "a sync is at it: look again before you go on" } : mend,
+    });
+  }
+  return problems;
+}
+
+const LONG_LAG_MS = 60_000;
+
+function lagProblems({ lag, sync }: LiveState): Problem[] {
+  const { changes, oldestMs } = lag;
+  if (changes === 0) return [];
+  const waiting = `${changes} ${changes === 1 ? "change waits" : "changes wait"}`;
+  if (!sync.running) {
+    const why = "changes of the agents wait to be carried over";
+    return [{ what: `${waiting} and no sync is running`, mend: { command: "hive sync --watch", why } }];
+  }
+  if (oldestMs === null || oldestMs <= LONG_LAG_MS) return [];
+  const behind = `sync is ${Math.round(oldestMs / 1_000)} s behind (${waiting})`;
+  return [{ what: `${behind}: see what it says, or raise lockBudget in the config` }];
 }
 
 function sum(counts: ReadonlyMap<string, number>): number {
@@ -184,11 +339,15 @@ function driftProblems(agents: readonly AgentStanding[]): Problem[] {
   });
 }
 
-function backfillProblems(agents: readonly AgentStanding[]): Problem[] {
+function backfillProblems(agents: readonly AgentStanding[], runs: boolean): Problem[] {
   return agents.flatMap(({ agent, state, stage, facts }) => {
     // From live on the unified side is authoritative: a backfill would write old values over it.
-    if (stage !== "shadow" || !isPossible(state) || facts.backfill.state === "finished") return [];
-    const how = { none: "was never run", running: "has not finished", stale: "is stale" }[facts.backfill.state];
+    if (!(stage === "shadow" || stage === "dualwrite") || !isPossible(state)) return [];
+    const found = facts.backfill.state;
+    // Before shadow, only what was begun has to be ended.
+    if (found === "finished" || (stage === "dualwrite" && (found !== "running" || runs))) return [];
+    const interrupted = stage === "dualwrite" ? "was interrupted" : "has not finished";
+    const how = { none: "was never run", running: interrupted, stale: "is stale" }[found];
     return [
       {
         what: `${agent} is at ${stage}, and its backfill ${how}`,
@@ -208,6 +367,29 @@ function quarantineProblems(quarantined: ReadonlyMap<string, number>): Problem[]
       mend: { command: "hive quarantine list", why: "each has its reason; mend and retry, or discard" },
     },
   ];
+}
+
+function eventProblems(events: StatusResult["events"]): Problem[] {
+  if (events === null) return [];
+  const problems: Problem[] = [];
+  const names = (subscribers: NonNullable<typeof events>["subscribers"]) =>
+    subscribers.map(({ name }) => name).join(", ");
+  const expired = events.subscribers.filter((one) => one.expired);
+  const lagging = events.subscribers.filter(({ expired, lagMs }) => !expired && (lagMs ?? 0) > LONG_LAG_MS);
+  const mend = { command: "hive events subscribers", why: "see who reads events, and how far" };
+  if (expired.length > 0) {
+    problems.push({ what: `expired, so that events are no longer kept for them: ${names(expired)}`, mend });
+  }
+  if (lagging.length > 0) problems.push({ what: `more than a minute behind with events: ${names(lagging)}`, mend });
+  if (events.deadLetters > 0) {
+    const which =
+      events.deadLetters === 1 ? "1 event is a dead letter" : `${events.deadLetters} events are dead letters`;
+    problems.push({
+      what: which,
+      mend: { command: "hive events dead-letters list", why: "each has its reason; mend and redrive, or drop" },
+    });
+  }
+  return problems;
 }
 
 function agentResult(
@@ -236,11 +418,11 @@ function agentResult(
   };
 }
 
-/** What mends the problems, worst first, then the next step of the journey. */
+/** What mends the problems, worst first, then the next step of the journey, if it `goesOn`. */
 function suggestions(
   context: Context,
   tables: MappingTables,
-  expanded: boolean,
+  goesOn: boolean,
   migrations: StatusResult["migrations"],
   problems: readonly Problem[],
   agents: readonly AgentStanding[],
@@ -253,7 +435,7 @@ function suggestions(
     const why =
       migrations.current === null ? "make the unified schema beside the legacy one" : "migrations are pending";
     wanted.push({ command: "hive migrate up", why });
-  } else if (expanded) {
+  } else if (goesOn) {
     wanted.push(...journey(context, agents));
   }
   const seen = new Set<string>();

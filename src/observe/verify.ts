@@ -1,5 +1,6 @@
 import type { Context } from "../context.ts";
 import { HiveError } from "../errors.ts";
+import { expiredText, readSubscribers } from "../events/subscribers.ts";
 import { type MappingTables, mappingTables, readFlags, wrongFlags } from "../flags/facts.ts";
 import type { VerifyResult } from "../results.ts";
 import { verifyAudit } from "../rollout/audit.ts";
@@ -7,11 +8,11 @@ import { examine } from "../schema/history.ts";
 import { migrationRecords } from "../schema/ledger.ts";
 import { loadMigrations } from "../schema/migration-files.ts";
 import { unregistered } from "../schema/registration.ts";
-import type { Row, Session } from "../storage/port.ts";
+import type { Dialect, Row, Session } from "../storage/port.ts";
 import { sql } from "../storage/sql.ts";
+import { captureState } from "../sync/capture.ts";
 
-/** hive's own tables that the migrations make; `hive_locks` comes and goes with the locks. */
-export const LEDGER_TABLES = [
+const LEDGER_TABLES: readonly string[] = [
   "hive_migrations",
   "hive_agents",
   "hive_event_types",
@@ -21,7 +22,36 @@ export const LEDGER_TABLES = [
   "hive_quarantine",
   "hive_checks",
   "hive_kept",
-] as const;
+  "hive_changes",
+  "hive_written",
+  "hive_checked",
+  "hive_behind",
+  "hive_bases",
+  "hive_gaps",
+  "hive_mismatches",
+  "hive_work",
+  "hive_events",
+  "hive_subscribers",
+  "hive_deliveries",
+  "hive_dead_letters",
+  "hive_agent_health",
+  "hive_event_states",
+  "hive_metrics",
+  "hive_rollout",
+];
+
+/** hive's own tables that the migrations make; `hive_locks` comes and goes with the locks. */
+export function ledgerTables({
+  markTable,
+  singleWriter,
+}: Pick<Dialect, "markTable" | "singleWriter">): readonly string[] {
+  return [
+    ...LEDGER_TABLES,
+    // Where events do not get their numbers in the order in which they can be seen.
+    ...(singleWriter ? [] : ["hive_event_numbers"]),
+    ...(markTable === null ? [] : [markTable]),
+  ];
+}
 
 const MIGRATE = "run `hive migrate up`";
 
@@ -51,13 +81,15 @@ export async function verify(context: Context): Promise<VerifyResult> {
     const work: readonly (readonly [string, () => Finding | Promise<Finding>])[] = [
       ["database", () => good(`${store.location} (${store.dialect.name}), ${counted(existing.size, "table")}`)],
       ["migrations", () => migrations(context, session)],
-      ["ledger", () => ledger(existing)],
+      ["ledger", () => ledger(ledgerTables(store.dialect), existing)],
       ["unified tables", () => unifiedTables(tables)],
       ["legacy tables", () => legacyTables(tables)],
       ["agents", () => registeredAgents(context, session, agents, existing)],
       ["event types", () => registeredEventTypes(context, session, eventTypes.length, existing)],
+      ["subscribers", () => subscribers(context, session, existing)],
       ["config", () => config(context, session, existing)],
       ["flags", () => flags(context, session, existing)],
+      ["capture", () => capture(context, session, existing)],
       ["audit", () => auditLog(session, existing)],
     ];
     const checks: VerifyResult["checks"] = [];
@@ -69,7 +101,7 @@ export async function verify(context: Context): Promise<VerifyResult> {
       agentTypes: new Set(agents.map((row) => String(row.agent_type))).size,
       capabilities: new Set(agents.flatMap(capabilitiesOf)).size,
       eventTypes: eventTypes.length,
-      tables: [...tables.unified, ...LEDGER_TABLES.filter((table) => existing.has(table))],
+      tables: [...tables.unified, ...ledgerTables(store.dialect).filter((table) => existing.has(table))],
     };
   });
 }
@@ -116,10 +148,10 @@ async function migrations(context: Context, session: Session): Promise<Finding> 
   return good(`${history.applied.length} applied, at ${current} (head)`);
 }
 
-function ledger(existing: ReadonlySet<string>): Finding {
-  const missing = LEDGER_TABLES.filter((table) => !existing.has(table));
-  if (missing.length === 0) return good(`${LEDGER_TABLES.length} tables of hive's own`);
-  if (missing.length === LEDGER_TABLES.length) return bad(`hive has never touched this database: ${MIGRATE}`);
+function ledger(tables: readonly string[], existing: ReadonlySet<string>): Finding {
+  const missing = tables.filter((table) => !existing.has(table));
+  if (missing.length === 0) return good(`${tables.length} tables of hive's own`);
+  if (missing.length === tables.length) return bad(`hive has never touched this database: ${MIGRATE}`);
   return bad(`missing: ${missing.join(", ")}`);
 }
 
@@ -149,8 +181,10 @@ async function registeredAgents(
   existing: ReadonlySet<string>,
 ): Promise<Finding> {
   if (!existing.has("hive_agents")) return bad(`none is registered: ${MIGRATE}`);
-  const missing = (await unregistered(context.store, session, context.mapping)).agents.map(({ name }) => name);
+  const { agents, rollout } = await unregistered(context.store, session, context.mapping);
+  const missing = agents.map(({ name }) => name);
   if (missing.length > 0) return bad(`not registered as the mapping says: ${missing.join(", ")}: ${MIGRATE}`);
+  if (rollout.length > 0) return bad(`programs cannot read the flags of: ${rollout.join(", ")}: ${MIGRATE}`);
   const ours = new Set(context.mapping.agents.filter((agent) => agent.registration).map((agent) => agent.name));
   const others = rows.map((row) => String(row.agent)).filter((agent) => !ours.has(agent));
   const own = rows.filter((row) => ours.has(String(row.agent)));
@@ -171,6 +205,26 @@ async function registeredEventTypes(
   const missing = (await unregistered(context.store, session, context.mapping)).eventTypes;
   if (missing.length > 0) return bad(`not registered: ${missing.join(", ")}: ${MIGRATE}`);
   return good(`${count} registered`);
+}
+
+/** A subscriber that lives says so far more often, whether there are events or not. */
+const SUBSCRIBER_SILENT_MS = 5 * 60_000;
+
+/** Whether those that read events are alive: what they have not read is kept for them until they are given up. */
+async function subscribers(context: Context, session: Session, existing: ReadonlySet<string>): Promise<Finding> {
+  const all = existing.has("hive_subscribers") ? await readSubscribers(session) : [];
+  const expired = all.filter(({ state }) => state === "expired");
+  const now = context.clock.now();
+  // One that cannot be read is no sign of life.
+  const silent = all.filter(
+    ({ state, seenAt }) => state !== "expired" && !(now - Date.parse(seenAt) <= SUBSCRIBER_SILENT_MS),
+  );
+  const wrong = [
+    ...(expired.length > 0 ? [expiredText(expired)] : []),
+    ...silent.map(({ name, seenAt }) => `${name} was last seen at ${seenAt}: start it again, or take it away`),
+  ];
+  if (wrong.length > 0) return bad(`${wrong.join("; ")}; run \`hive events subscribers\``);
+  return good(all.length === 0 ? "there are none" : `${counted(all.length, "subscriber")}, all alive`);
 }
 
 async function config(context: Context, session: Session, existing: ReadonlySet<string>): Promise<Finding> {
@@ -196,6 +250,29 @@ async function flags(context: Context, session: Session, existing: ReadonlySet<s
   return wrong.length > 0
     ? bad(wrong.map(({ problem }) => problem).join("; "))
     : good(`${stored.length} set, each agent at a stage`);
+}
+
+/** Whether what agents write is noted where the flags ask for it, and only there. */
+async function capture(context: Context, session: Session, existing: ReadonlySet<string>): Promise<Finding> {
+  const { markTable } = context.store.dialect;
+  const lacking = ["hive_changes", ...(markTable === null ? [] : [markTable]), "hive_gaps"].filter(
+    (table) => !existing.has(table),
+  );
+  if (lacking.length > 0) return bad(`nothing can be noted without ${lacking.join(", ")}: ${MIGRATE}`);
+  const { needed, captured, broken, needless, blind } = await captureState(context, session);
+  const gaps = await session.all(sql`SELECT table_name FROM hive_gaps ORDER BY table_name`);
+  const wrong = [
+    ...(blind ? ["a mark was left in hive_applying, so that no trigger notes anything"] : []),
+    ...(broken.length > 0 ? [`triggers are missing or do not fit the table: ${broken.join(", ")}`] : []),
+    ...(gaps.length > 0
+      ? [`without fitting triggers for a while: ${gaps.map((row) => row.table_name).join(", ")}`]
+      : []),
+    ...(needless.length > 0 ? [`triggers that nobody needs: ${needless.join(", ")}`] : []),
+  ];
+  if (wrong.length > 0) return bad(`${wrong.join("; ")}: run \`hive sync\``);
+  const sides = [needed.legacy ? "legacy" : "", needed.unified ? "unified" : ""].filter((side) => side !== "");
+  if (sides.length === 0) return good("nothing is to be captured: every agent is off");
+  return good(`${counted(captured.length, "table")} captured (${sides.join(" and ")})`);
 }
 
 async function auditLog(session: Session, existing: ReadonlySet<string>): Promise<Finding> {

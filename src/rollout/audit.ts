@@ -2,7 +2,7 @@ import { createHash } from "node:crypto";
 import { isoTime } from "../clock.ts";
 import type { Context } from "../context.ts";
 import type { AuditEntry, AuditListResult, AuditVerifyResult } from "../results.ts";
-import type { Row, Session } from "../storage/port.ts";
+import type { Row, Session, Transaction } from "../storage/port.ts";
 import { sql } from "../storage/sql.ts";
 
 export interface AuditRecord {
@@ -20,7 +20,9 @@ const GENESIS = "0".repeat(64);
  * Appends to the audit log in the transaction that makes the change, so that neither exists without the other.
  * Each entry is hashed (SHA-256) over its content and the hash of the one before it.
  */
-export async function audit(tx: Session, context: Context, record: AuditRecord): Promise<void> {
+export async function audit(tx: Transaction, context: Context, record: AuditRecord): Promise<void> {
+  // Each entry is hashed over the one before it: one after the other.
+  await tx.serialize(["hive_audit"]);
   const last = (await tx.all(sql`SELECT seq, hash FROM hive_audit ORDER BY seq DESC LIMIT 1`))[0];
   const entry = {
     seq: Number(last?.seq ?? 0) + 1,
@@ -56,8 +58,8 @@ export interface AuditFilter {
 export async function listAudit(session: Session, filter: AuditFilter = {}): Promise<AuditListResult> {
   const rows = await session.all(sql`SELECT * FROM (
       SELECT * FROM hive_audit
-      WHERE (${filter.agent ?? null} IS NULL OR agent = ${filter.agent ?? null})
-        AND (${filter.action ?? null} IS NULL OR action = ${filter.action ?? null})
+      WHERE ${filter.agent === undefined ? sql`1 = 1` : sql`agent = ${filter.agent}`}
+        AND ${filter.action === undefined ? sql`1 = 1` : sql`action = ${filter.action}`}
       ORDER BY seq DESC LIMIT ${filter.limit ?? 1_000_000_000}) AS newest ORDER BY seq`);
   return { entries: rows.map(toEntry) };
 }

@@ -1,7 +1,16 @@
 import { type Context, lockOptions } from "../context.ts";
 import { HiveError } from "../errors.ts";
 import { readStanding } from "../flags/facts.ts";
-import { applySteps, type CarriedDown, carryDownAnd, levelUnified, movedMeanwhile, refusal } from "../flags/flags.ts";
+import {
+  applySteps,
+  type CarriedDown,
+  carryDownAnd,
+  flip,
+  interruptedGivingBack,
+  levelUnified,
+  movedMeanwhile,
+  refusal,
+} from "../flags/flags.ts";
 import {
   ALL_OFF,
   decide,
@@ -20,7 +29,7 @@ import {
 import type { RollbackOptions } from "../hive.ts";
 import type { RollbackResult } from "../results.ts";
 import { assertLedgerKnown } from "../schema/ledger.ts";
-import type { Session } from "../storage/port.ts";
+import type { Session, Transaction } from "../storage/port.ts";
 import { resolveAgents } from "../sync/mapping.ts";
 import type { ProjectDownResult } from "../sync/project.ts";
 
@@ -42,7 +51,10 @@ export async function rollback(context: Context, options: RollbackOptions = {}):
   const { store } = context;
   await assertLedgerKnown(store);
   const planned = await store.snapshot((session) => plan(context, session, to, options.agents));
-  if (planned.steps.length === 0) return resultOf(planned, none, options);
+  if (planned.steps.length === 0) {
+    if (!options.dryRun) await levelUnified(context, await interruptedGivingBack(context, options.agents), options);
+    return resultOf(planned, none, options);
+  }
   if (options.dryRun) {
     const crossing = planned.steps.filter(({ change }) => change.projectDown).map(({ agent }) => agent);
     return resultOf(planned, await carryDown(context, crossing, options), options);
@@ -77,10 +89,15 @@ export async function rollback(context: Context, options: RollbackOptions = {}):
         };
       }
       for (const { agent, change } of steps) {
-        if (!change.projectDown) await stepBack(context, agent, change, options);
+        if (change.projectDown) continue;
+        const { projected } = await carryDownAnd(context, [], options, async ({ projection }) =>
+          (await stepBack(context, agent, change, options)) === null ? null : projection,
+        );
+        carried = { ...carried, projected: carried.projected + projected };
       }
     }
     const gaveBack = current.steps.filter(({ change }) => change.projectDown).map(({ agent }) => agent);
+    gaveBack.push(...(await interruptedGivingBack(context, options.agents)));
     await levelUnified(context, [...new Set(gaveBack)], options);
     return resultOf(current, carried, options);
   });
@@ -144,17 +161,16 @@ function settingBack(state: FlagState): FlagSetting {
   return settingBetween(stage, previousStage(stage) ?? "off");
 }
 
-/** False, and nothing done, where others have committed since their writes were carried down. */
+/** Null, and nothing done, where too much of what agents wrote meanwhile waits to be carried over. */
 async function stepBack(
   context: Context,
   agent: string,
   planned: FlagStep,
   options: RollbackOptions,
   carried?: CarriedDown,
-): Promise<boolean> {
+): Promise<true | null> {
   if (options.abort?.aborted) throw interrupted();
-  return context.store.transaction("rollback", async (tx) => {
-    if (carried && !(await carried.isStillAll())) return false;
+  const work = async (tx: Transaction) => {
     const { states, facts } = await readStanding(context, tx, [agent]);
     const state = states.get(agent) ?? ALL_OFF;
     const known = facts.get(agent);
@@ -164,8 +180,9 @@ async function stepBack(
     if (!decision.ok) throw refusal([{ agent, refusals: decision.refusals }]);
     const projection = carried?.projection;
     await applySteps(tx, context, agent, decision.changes, { action: "rollback", reason: options.reason, projection });
-    return true;
-  });
+    return true as const;
+  };
+  return flip(context, "rollback", work, planned.projectDown);
 }
 
 async function carryDown(

@@ -172,8 +172,10 @@ function describe(type: string, column: Pick<Column, "notNull" | "primaryKey">):
 }
 
 /**
- * Declared types that count as the same. SQLite keeps a value that is text as text under any of the first line, also
- * where the affinity is NUMERIC (JSON, DATETIME), unless it reads as a number.
+ * Declared types that count as the same. SQLite keeps a value that is text as text under any of CHAR to TIME, also where
+ * the affinity is NUMERIC (JSON, DATETIME), unless it reads as a number. PostgreSQL keeps what Alembic makes of
+ * `sa.JSON` and `sa.DateTime` as well as what hive makes: json holds the text itself, and a timestamp without a zone is
+ * taken for UTC. A smaller integer or an enum would refuse values, so they differ.
  */
 const TYPE_CLASSES: { readonly [dialect in Dialect["name"]]: readonly (readonly [RegExp, string])[] } = {
   sqlite: [
@@ -183,7 +185,14 @@ const TYPE_CLASSES: { readonly [dialect in Dialect["name"]]: readonly (readonly 
     [/BLOB/, "blob"],
     [/NUMERIC|DECIMAL/, "numeric"],
   ],
-  postgres: [],
+  postgres: [
+    [/^(INTEGER|INT|INT4|BIGINT|INT8)$/, "integer"],
+    [/^(TEXT|VARCHAR|CHARACTER VARYING)\b/, "text"],
+    [/^JSONB?$/, "json"],
+    [/^TIMESTAMP(TZ)?\b/, "time"],
+    [/^(DOUBLE PRECISION|FLOAT8)$/, "real"],
+    [/^(NUMERIC|DECIMAL)\b/, "numeric"],
+  ],
 };
 
 function typeClass(declared: string, dialect: Dialect["name"]): string {

@@ -5,16 +5,19 @@ import { ledgerTooNew, type MigrationRecord, newerThan } from "./history.ts";
 import { LEDGER_SET, ledgerNames } from "./migration-files.ts";
 
 /** Made by the migrator itself: the first migration is recorded in it. */
-export const MIGRATIONS_TABLE = sql`CREATE TABLE IF NOT EXISTS hive_migrations (
-  name TEXT PRIMARY KEY NOT NULL,
-  set_name TEXT NOT NULL,
-  checksum TEXT NOT NULL,
-  applied_at TEXT NOT NULL,
-  duration_ms INTEGER NOT NULL,
-  adopted INTEGER NOT NULL,
-  seq INTEGER NOT NULL,
-  detail TEXT
-)`;
+export async function createMigrationsTable(tx: Session): Promise<void> {
+  for (const statement of tx.dialect.beforeLedger) await tx.run(statement);
+  await tx.run(sql`CREATE TABLE IF NOT EXISTS ${tx.dialect.ledger}hive_migrations (
+    name TEXT PRIMARY KEY NOT NULL,
+    set_name TEXT NOT NULL,
+    checksum TEXT NOT NULL,
+    applied_at TEXT NOT NULL,
+    duration_ms INTEGER NOT NULL,
+    adopted INTEGER NOT NULL,
+    seq INTEGER NOT NULL,
+    detail TEXT
+  )`);
+}
 
 /** Whether hive's own tables are there. */
 export async function hasLedger(store: Store, session: Session = store.read): Promise<boolean> {
@@ -25,7 +28,13 @@ export async function hasLedger(store: Store, session: Session = store.read): Pr
  * @throws NOT_MIGRATED before `hive migrate up`, LEDGER_TOO_NEW when a newer hive has been at the database
  */
 export async function requireLedger(store: Store, session: Session = store.read): Promise<void> {
-  if (await hasLedger(store, session)) return assertLedgerKnown(store, session);
+  if (await hasLedger(store, session)) {
+    await assertLedgerKnown(store, session);
+    if ((await store.table("hive_changes", session)) !== null) return;
+    throw new HiveError("NOT_MIGRATED", `hive's own tables in ${store.location} are those of an older hive.`, {
+      hint: "Run `hive migrate up` first: it adds what is missing and changes nothing else.",
+    });
+  }
   throw new HiveError("NOT_MIGRATED", `${store.location} has no hive tables yet.`, {
     hint: "Run `hive migrate up` first.",
   });

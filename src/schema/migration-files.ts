@@ -40,7 +40,7 @@ export interface Sections {
 
 /** What decides which migrations there are: a Context has it. */
 export interface MigrationSources {
-  readonly store: { readonly dialect: Dialect };
+  readonly store: { readonly dialect: Pick<Dialect, "name"> };
   readonly mapping: Pick<PlatformMapping, "name" | "migrations">;
   readonly settings: Pick<Settings, "baseDirectory" | "migrations">;
 }
@@ -196,7 +196,7 @@ export function checksum(text: string): string {
 }
 
 /** Statements that would end or escape the transaction in which a migration and its record are written together. */
-const OUTSIDE_A_TRANSACTION = [
+const OUTSIDE_A_TRANSACTION: readonly string[] = [
   "BEGIN",
   "START",
   "COMMIT",
@@ -281,6 +281,21 @@ function allowed(found: Statement[], file: string): Statement[] {
         line,
         `${first?.text.toUpperCase()} cannot be part of a migration`,
         "hive runs each migration in one transaction together with its record, and begins and ends it itself.",
+      );
+    }
+    // REFRESH MATERIALIZED VIEW CONCURRENTLY is like any other statement.
+    const escapes = tokens.findIndex((token, i) => is(token, "CONCURRENTLY") && is(tokens[i - 1], "INDEX", "TABLE"));
+    const concurrent = escapes > 0 && is(first, "CREATE", "DROP", "REINDEX");
+    const ofServer = is(first, "CREATE", "DROP", "ALTER") && is(tokens[1], "DATABASE", "TABLESPACE", "SYSTEM");
+    if (concurrent || ofServer) {
+      const name = ofServer ? `${first?.text} ${tokens[1]?.text}` : `${first?.text} … ${tokens[escapes]?.text}`;
+      throw invalid(
+        file,
+        line,
+        `${name.toUpperCase()} cannot run in a transaction`,
+        concurrent
+          ? "hive runs each migration in one transaction together with its record. Build or drop the index past hive with CONCURRENTLY, and have the migration say CREATE INDEX IF NOT EXISTS or DROP INDEX IF EXISTS."
+          : "hive runs each migration in one transaction together with its record: run this statement past hive.",
       );
     }
     if (is(first, "PRAGMA") && tokens.some((token) => is(token, "FOREIGN_KEYS"))) {

@@ -11,9 +11,10 @@ import { id, sql } from "../storage/sql.ts";
 import type { Adoption } from "../sync/mapping.ts";
 import { type AdoptionDecision, decideAdoption } from "./adoption.ts";
 import { type AdoptionDetail, type AppliedMigration, examine, type History, refuseBroken } from "./history.ts";
-import { MIGRATIONS_TABLE, migrationRecords } from "./ledger.ts";
+import { createMigrationsTable, migrationRecords } from "./ledger.ts";
 import {
   folderPath,
+  LEDGER_SET,
   loadMigrations,
   type MigrationFile,
   type MigrationSet,
@@ -25,6 +26,9 @@ import { isRegistered, register, summary, unregistered } from "./registration.ts
 import { SavedTable } from "./saved-table.ts";
 
 const LOCK = "migrate";
+/** The migration of hive's own that makes the table of events. */
+const EVENTS = "0004_hive_events";
+const MANY = 1_000;
 
 /**
  * What was applied and what would be. Reads only, also on a database that hive has never touched.
@@ -216,45 +220,49 @@ async function applyOne(
 ): Promise<boolean> {
   const { store, clock } = context;
   const { file, sections, adoption } = step;
-  return store.transaction(`migrate up ${file.name}`, async (tx) => {
-    const begun = clock.monotonic();
-    await tx.run(MIGRATIONS_TABLE);
-    const decision: AdoptionDecision = adoption
-      ? await decideAdoption(store, tx, adoption, file, sections)
-      : { kind: "run" };
-    let detail: AdoptionDetail | null = null;
-    if (decision.kind === "run") await tx.script(sections.up);
-    else {
-      for (const index of decision.missingIndexes) await tx.script(index.statement);
-      detail = {
-        tables: [...(adoption?.tables ?? [])],
-        indexes: decision.missingIndexes.map((index) => index.name),
-        filled: decision.filled,
-      };
-    }
-    const last = (await tx.all(sql`SELECT name, seq FROM hive_migrations ORDER BY seq DESC LIMIT 1`))[0];
-    await tx.run(sql`INSERT INTO hive_migrations (name, set_name, checksum, applied_at, duration_ms, adopted, seq, detail)
+  return store.transaction(
+    `migrate up ${file.name}`,
+    async (tx) => {
+      const begun = clock.monotonic();
+      await createMigrationsTable(tx);
+      const decision: AdoptionDecision = adoption
+        ? await decideAdoption(store, tx, adoption, file, sections)
+        : { kind: "run" };
+      let detail: AdoptionDetail | null = null;
+      if (decision.kind === "run") await tx.script(sections.up);
+      else {
+        for (const index of decision.missingIndexes) await tx.script(index.statement);
+        detail = {
+          tables: [...(adoption?.tables ?? [])],
+          indexes: decision.missingIndexes.map((index) => index.name),
+          filled: decision.filled,
+        };
+      }
+      const last = (await tx.all(sql`SELECT name, seq FROM hive_migrations ORDER BY seq DESC LIMIT 1`))[0];
+      await tx.run(sql`INSERT INTO hive_migrations (name, set_name, checksum, applied_at, duration_ms, adopted, seq, detail)
       VALUES (${file.name}, ${file.set}, ${file.checksum}, ${isoTime(clock)}, ${Math.round(clock.monotonic() - begun)},
               ${detail !== null}, ${Number(last?.seq ?? 0) + 1}, ${detail === null ? null : JSON.stringify(detail)})`);
-    const missing = await unregistered(store, tx, context.mapping);
-    await register(tx, context, missing);
-    if ((await store.table("hive_audit", tx)) !== null) {
-      await audit(tx, context, {
-        action: "migrate up",
-        reason: options.reason,
-        before: { current: last?.name ?? null },
-        after: {
-          current: file.name,
-          set: file.set,
-          checksum: file.checksum,
-          ...(detail === null ? {} : { adopted: detail }),
-          ...(isRegistered(missing) ? {} : { registered: summary(missing) }),
-          ...(journal && { journalMode: journal }),
-        },
-      });
-    }
-    return detail !== null;
-  });
+      const missing = await unregistered(store, tx, context.mapping);
+      await register(tx, context, missing);
+      if ((await store.table("hive_audit", tx)) !== null) {
+        await audit(tx, context, {
+          action: "migrate up",
+          reason: options.reason,
+          before: { current: last?.name ?? null },
+          after: {
+            current: file.name,
+            set: file.set,
+            checksum: file.checksum,
+            ...(detail === null ? {} : { adopted: detail }),
+            ...(isRegistered(missing) ? {} : { registered: summary(missing) }),
+            ...(journal && { journalMode: journal }),
+          },
+        });
+      }
+      return detail !== null;
+    },
+    { exclusive: true },
+  );
 }
 
 /** A mapping that has more agents or event types than when the ledger was made. */
@@ -287,8 +295,8 @@ interface DownPlan {
  * nothing of hive's is left in the database. No legacy row is touched. Each is one transaction that also removes its
  * record. Tables that another tool made (an adopted migration) are emptied and stay.
  *
- * Before the ledger goes, its audit log is saved beside the database (`auditSavedTo`, JSON lines of the table's
- * columns), and so is whatever `hive_kept` holds (`keptSavedTo`). After it, the database file keeps its journal again
+ * Before the ledger goes, its audit log is saved beside the database file, on PostgreSQL beside the config
+ * (`auditSavedTo`, JSON lines of the table's columns), and so is whatever `hive_kept` holds (`keptSavedTo`). After it, the database file keeps its journal again
  * as it did before hive came, unless others have it open (`journalMode`).
  * @throws STILL_IN_USE while an agent's stage is not off, unless only the user's own migrations are reverted;
  * GUARD_REFUSED (`force` with a reason overrides it) while rows would be lost that exist nowhere else; NO_DOWN,
@@ -328,7 +336,8 @@ export async function migrateDown(context: Context, options: MigrateDownOptions 
         result.current = previous;
         Object.assign(result, saved);
       });
-      if (history.applied.length === 0) await store.transaction("migrate down remains", dropOwnTables);
+      if (history.applied.length === 0)
+        await store.transaction("migrate down remains", dropOwnTables, { exclusive: true });
       return { result, former };
     },
   );
@@ -429,13 +438,26 @@ async function refuseLoss(
   if (kept > 0) {
     lost.push({
       what: `hive_kept holds ${kept} ${kept === 1 ? "aggregate" : "aggregates"} that no other table has.`,
-      hint: "Look at them with `hive kept list`; they would be saved to a file beside the database and dropped.",
+      hint: "Look at them with `hive kept list`; they would be saved to a file and dropped.",
+    });
+  }
+  let events = 0;
+  if (steps.some((step) => step.record.name === EVENTS) && (await store.table("hive_events", session)) !== null) {
+    // Counted no further than it takes to say that there are many.
+    const most = sql`SELECT 1 AS one FROM hive_events LIMIT ${MANY}`;
+    events = Number((await session.all(sql`SELECT count(*) AS n FROM (${most}) AS found`))[0]?.n ?? 0);
+  }
+  if (events > 0) {
+    const count = events === MANY ? `${MANY} or more events` : events === 1 ? "1 event" : `${events} events`;
+    lost.push({
+      what: `hive_events holds ${count} that no other table has.`,
+      hint: "Look at them with `hive events list`; with `--json` they can be saved. They would be dropped.",
     });
   }
   if (lost.length === 0) return;
   throw new HiveError("GUARD_REFUSED", lost.map(({ what }) => what).join(" "), {
     hint: `${lost.map(({ hint }) => hint).join(" ")} If they may go, add --force --reason TEXT.`,
-    details: { ...(filled.length > 0 && { tables: filled }), ...(kept > 0 && { kept }) },
+    details: { ...(filled.length > 0 && { tables: filled }), ...(kept > 0 && { kept }), ...(events > 0 && { events }) },
   });
 }
 
@@ -460,28 +482,40 @@ async function revertOne(
   // What there is so far is saved ahead of the transaction, which then only has to add the last entries.
   const saved = previous === null ? await saveLedger(context) : [];
   try {
-    await store.transaction(`migrate down ${record.name}`, async (tx) => {
-      await refuseLoss(context, tx, [step], previous === null, options);
-      if ((await store.table("hive_audit", tx)) !== null) {
-        await audit(tx, context, {
-          action: "migrate down",
-          reason: options.reason,
-          before: { current: record.name },
-          after: {
-            current: previous,
-            ...(record.detail === null ? {} : { emptied: record.detail.tables, droppedIndexes: record.detail.indexes }),
-          },
-        });
-      }
-      for (const table of saved) await table.append(tx);
-      if (step.down !== null) await tx.script(step.down);
-      else {
-        for (const table of record.detail?.tables ?? []) await tx.run(sql`DELETE FROM ${id(table)}`);
-        for (const index of record.detail?.indexes ?? []) await tx.run(sql`DROP INDEX ${id(index)}`);
-      }
-      await tx.run(sql`DELETE FROM hive_migrations WHERE name = ${record.name}`);
-      if (previous === null) await dropOwnTables(tx);
-    });
+    await store.transaction(
+      `migrate down ${record.name}`,
+      async (tx) => {
+        await refuseLoss(context, tx, [step], previous === null, options);
+        if ((await store.table("hive_audit", tx)) !== null) {
+          await audit(tx, context, {
+            action: "migrate down",
+            reason: options.reason,
+            before: { current: record.name },
+            after: {
+              current: previous,
+              ...(record.detail === null
+                ? {}
+                : { emptied: record.detail.tables, droppedIndexes: record.detail.indexes }),
+            },
+          });
+        }
+        for (const table of saved) await table.appendLast(tx);
+        // Without the tables that they write to, triggers would fail every statement of the agents.
+        if (record.set === LEDGER_SET) {
+          const { dropTrigger, PREFIX } = await import("../storage/triggers.ts");
+          for (const trigger of await store.triggers(PREFIX, tx)) await tx.script(dropTrigger(store.dialect, trigger));
+          for (const statement of store.dialect.tidyCapture) await tx.run(statement);
+        }
+        if (step.down !== null) await tx.script(step.down);
+        else {
+          for (const table of record.detail?.tables ?? []) await tx.run(sql`DELETE FROM ${id(table)}`);
+          for (const index of record.detail?.indexes ?? []) await tx.run(sql`DROP INDEX ${id(index)}`);
+        }
+        await tx.run(sql`DELETE FROM hive_migrations WHERE name = ${record.name}`);
+        if (previous === null) await dropOwnTables(tx);
+      },
+      { exclusive: true },
+    );
   } catch (error) {
     // Not if it was committed all the same: then the file is all there is.
     if ((await store.table("hive_audit")) !== null) for (const table of saved) await table.discard();
@@ -498,7 +532,7 @@ async function revertOne(
 async function saveLedger(context: Context): Promise<SavedTable[]> {
   const { store, clock, settings } = context;
   if ((await store.table("hive_audit")) === null) return [];
-  const beside = store.dialect.name === "sqlite" ? store.location : join(settings.baseDirectory, context.mapping.name);
+  const beside = store.dialect.name === "sqlite" ? store.location : join(settings.baseDirectory, databaseName(store));
   const stamp = isoTime(clock).replace(/[-:]|\.\d+/g, "");
   const saved = [await SavedTable.create("hive_audit", `${beside}.hive-audit-${stamp}`)];
   try {
@@ -517,9 +551,15 @@ async function saveLedger(context: Context): Promise<SavedTable[]> {
   }
 }
 
+/** Of a server's database, as a part of a file's name. */
+function databaseName({ location }: Context["store"]): string {
+  return new URL(location).pathname.slice(1).replaceAll(/[^\w.-]/g, "_") || "database";
+}
+
 async function dropOwnTables(tx: Transaction): Promise<void> {
   await tx.run(sql`DROP TABLE IF EXISTS hive_migrations`);
   await tx.run(sql`DROP TABLE IF EXISTS hive_locks`);
+  for (const statement of tx.dialect.afterLedger) await tx.run(statement);
 }
 
 // ------------------------------------------------------------------------------------------------------------ create

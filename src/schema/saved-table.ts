@@ -15,6 +15,8 @@ export class SavedTable {
   private readonly table: string;
   private readonly file: FileHandle;
   private last = 0;
+  /** What stays when a transaction that added rows is begun again. */
+  private settled = { last: 0, bytes: 0 };
 
   private constructor(table: string, path: string, file: FileHandle) {
     this.table = table;
@@ -30,7 +32,7 @@ export class SavedTable {
     for (let n = 1; ; n++) {
       const path = n === 1 ? `${base}.jsonl` : `${base}-${n}.jsonl`;
       try {
-        return new SavedTable(table, path, await open(path, "wx", 0o600));
+        return new SavedTable(table, path, await open(path, "ax", 0o600));
       } catch (error) {
         if (codeOf(error) !== "EEXIST") throw unwritable(path, error);
       }
@@ -39,6 +41,21 @@ export class SavedTable {
 
   /** Adds the rows that came after those saved already, and waits until they are on disk. */
   async append(session: Session): Promise<void> {
+    await this.add(session);
+    this.settled = { last: this.last, bytes: (await this.file.stat()).size };
+  }
+
+  /**
+   * As `append`, inside a transaction that may have to be begun again: rows that an earlier attempt added, and that were
+   * rolled back with it, are taken away first.
+   */
+  async appendLast(tx: Session): Promise<void> {
+    await this.file.truncate(this.settled.bytes);
+    this.last = this.settled.last;
+    await this.add(tx);
+  }
+
+  private async add(session: Session): Promise<void> {
     try {
       for (;;) {
         const rows = await session.all(

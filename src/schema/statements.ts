@@ -22,6 +22,7 @@ export interface Statement {
 }
 
 const WORD = /[\p{L}\p{N}_$]+/uy;
+const ESCAPED = /(?:[^'\\]|\\[\s\S]|'')*'/uy;
 const DOLLAR_QUOTE = /\$(?:[\p{L}_][\p{L}\p{N}_]*)?\$/uy;
 
 /**
@@ -45,6 +46,13 @@ export function tokenize(text: string, file: string): Token[] {
     while (text.startsWith(mark, end)) end = closing(mark, end + 1);
     return end;
   };
+  /** PostgreSQL's E'…', in which a backslash keeps a quote from ending it. */
+  const escaped = (from: number): number => {
+    const end = matchAt(ESCAPED, text, from);
+    if (end === undefined)
+      throw invalid(file, lineAt(text, at), `what begins with ${text.slice(at, at + 20).trim()} has no end`);
+    return from + end.length;
+  };
   while (at < text.length) {
     const char = text.charAt(at);
     if (/\s/.test(char)) at += 1;
@@ -53,6 +61,7 @@ export function tokenize(text: string, file: string): Token[] {
       add("comment", newline < 0 ? text.length : newline);
     } else if (text.startsWith("/*", at)) add("comment", closing("*/", at + 2));
     else if (char === "'") add("string", quoted("'"));
+    else if (/^[eE]'/.test(text.slice(at, at + 2))) add("string", escaped(at + 2));
     else if (char === '"' || char === "`") {
       const end = quoted(char);
       add("name", end, text.slice(at + 1, end - 1).replaceAll(char + char, char));
@@ -83,8 +92,8 @@ export function is(token: Token | undefined, ...words: string[]): boolean {
 }
 
 /**
- * The statements of `text`. The semicolons in the body of a trigger do not end it: as in SQLite's own
- * sqlite3_complete(), a trigger ends with `; END ;`.
+ * The statements of `text`. The semicolons in the body of a trigger do not end it, nor those of a PostgreSQL function's
+ * (`BEGIN ATOMIC`): as in SQLite's own sqlite3_complete(), it ends with `; END ;`.
  */
 export function statements(text: string, file: string, firstLine = 1): Statement[] {
   const found: Statement[] = [];
@@ -104,16 +113,18 @@ export function statements(text: string, file: string, firstLine = 1): Statement
   for (const token of tokenize(text, file)) {
     if (token.kind === "comment") continue;
     tokens.push(token);
-    if (is(token, ";") && !insideTrigger(tokens)) finish();
+    if (is(token, ";") && !insideBody(tokens)) finish();
   }
   finish();
   return found;
 }
 
-function insideTrigger(tokens: readonly Token[]): boolean {
+function insideBody(tokens: readonly Token[]): boolean {
   if (!is(tokens[0], "CREATE")) return false;
-  if (!is(tokens[is(tokens[1], "TEMP", "TEMPORARY") ? 2 : 1], "TRIGGER")) return false;
-  if (!tokens.some((token) => is(token, "BEGIN"))) return false;
+  const begin = tokens.findIndex((token) => is(token, "BEGIN"));
+  if (begin < 0) return false;
+  const trigger = is(tokens[is(tokens[1], "TEMP", "TEMPORARY") ? 2 : 1], "TRIGGER");
+  if (!trigger && !is(tokens[begin + 1], "ATOMIC")) return false;
   return !(is(tokens.at(-2), "END") && is(tokens.at(-3), ";"));
 }
 

@@ -81,6 +81,8 @@ export interface Compiler {
   quote(path: readonly string[]): string;
   /** The placeholder of the n-th parameter, counted from 1. */
   placeholder(n: number): string;
+  /** The list without a value in it. */
+  readonly none: string;
 }
 
 export interface Compiled {
@@ -93,26 +95,76 @@ function powerOfTwo(count: number): number {
   return count === 0 ? 0 : 2 ** Math.ceil(Math.log2(count));
 }
 
+/** What the beginning of a query has been compiled to. */
+interface Step {
+  /** The whole text up to here. */
+  readonly text: string;
+  readonly texts: Map<string, Step>;
+  readonly names: Map<string, Step>;
+  value: Step | undefined;
+}
+
+/**
+ * The statements of one program are few and come again and again: their texts are put together once, and each time the
+ * same string is given, which a map of prepared statements finds without reading it.
+ */
+const known = new WeakMap<Compiler, { first: Step; steps: number }>();
+const MOST_STEPS = 20_000;
+
+function step(text: string): Step {
+  return { text, texts: new Map(), names: new Map(), value: undefined };
+}
+
 export function compile(query: Sql, compiler: Compiler): Compiled {
-  let text = "";
+  let cache = known.get(compiler);
+  if (cache === undefined || cache.steps > MOST_STEPS) {
+    cache = { first: step(""), steps: 0 };
+    known.set(compiler, cache);
+  }
+  const { parts } = query;
   const params: Value[] = [];
-  const add = (value: Value) => {
-    params.push(value);
-    text += compiler.placeholder(params.length);
-  };
-  for (const part of query.parts) {
-    if (typeof part === "string") text += part;
-    else if (part instanceof Identifier) text += compiler.quote(part.path);
-    else if (part instanceof In) {
-      text += "(";
+  let at = cache.first;
+  for (let i = 0; i < parts.length; i++) {
+    const part = parts[i];
+    if (part === undefined) continue;
+    let next: Step | undefined;
+    if (typeof part === "string") {
+      next = at.texts.get(part);
+      if (next === undefined) {
+        next = step(at.text + part);
+        at.texts.set(part, next);
+        cache.steps += 1;
+      }
+    } else if (part instanceof Identifier) {
+      const name = part.path.length === 1 ? (part.path[0] ?? "") : part.path.join("\u0000");
+      next = at.names.get(name);
+      if (next === undefined) {
+        next = step(at.text + compiler.quote(part.path));
+        at.names.set(name, next);
+        cache.steps += 1;
+      }
+    } else if (part instanceof In) {
       // Filled up with the last value: lists of every length would each be a statement of its own to prepare and keep.
       const count = powerOfTwo(part.values.length);
-      for (let i = 0; i < count; i++) {
-        if (i > 0) text += ",";
-        add(part.values[Math.min(i, part.values.length - 1)] ?? null);
+      const name = `\u0000${count}`;
+      next = at.names.get(name);
+      if (next === undefined) {
+        const places = Array.from({ length: count }, (_, n) => compiler.placeholder(params.length + n + 1));
+        next = step(`${at.text}${count === 0 ? compiler.none : `(${places.join(",")})`}`);
+        at.names.set(name, next);
+        cache.steps += 1;
       }
-      text += ")";
-    } else add(part.value);
+      for (let n = 0; n < count; n++) params.push(part.values[Math.min(n, part.values.length - 1)] ?? null);
+    } else {
+      params.push(part.value);
+      next = at.value;
+      if (next === undefined) {
+        next = step(at.text + compiler.placeholder(params.length));
+        at.value = next;
+        cache.steps += 1;
+      }
+    }
+    at = next;
   }
-  return { text, params };
+  return { text: at.text, params };
 }

@@ -1,11 +1,24 @@
 import Database from "better-sqlite3";
 import { HiveError } from "../errors.ts";
-import { type Portion, type Row, type Transaction, type Tuple, tupleSize } from "./port.ts";
-import { type Compiler, compile, id, ids, type Sql, sql, type Value } from "./sql.ts";
+import { type Dialect, type Portion, type Row, type Transaction, type Tuple, tupleSize, type Writes } from "./port.ts";
+import { type Compiler, compile, id, ids, join, type Sql, sql, type Value } from "./sql.ts";
+
+export const dialect: Dialect = {
+  name: "sqlite",
+  singleWriter: true,
+  temporaryTables: true,
+  julianNow: sql`julianday('now')`,
+  ledger: sql``,
+  markTable: "hive_applying",
+  beforeLedger: [],
+  afterLedger: [],
+  tidyCapture: [],
+};
 
 const compiler: Compiler = {
   quote: (path) => path.map((name) => `"${name.replaceAll('"', '""')}"`).join("."),
   placeholder: () => "?",
+  none: "()",
 };
 
 /** Parameters of one statement: SQLite's limit is 32,766; beyond a few thousand nothing is gained. */
@@ -15,12 +28,16 @@ const CHECKPOINT_BYTES = 4_000_000;
 
 /** One connection of the driver. Synchronous inside; the port's promises cost one microtask. */
 export class Connection implements Transaction {
+  readonly dialect = dialect;
   private readonly db: Database.Database;
   private readonly path: string;
   private readonly readonly: boolean;
   /** Bytes since the last checkpoint, roughly. */
   private inserted = 0;
-  private readonly statements = new Map<string, Database.Statement>();
+  private readonly statements = {
+    plain: new Map<string, Database.Statement>(),
+    exact: new Map<string, Database.Statement>(),
+  };
 
   /** `waitMs`: for a file that is locked as a whole. The driver blocks while it waits, so not for long. */
   constructor(path: string, readonly: boolean, waitMs: number) {
@@ -73,15 +90,53 @@ export class Connection implements Transaction {
     this.exec(text);
   }
 
+  async prepared(work: (later: Writes) => Promise<void>): Promise<() => Promise<void>> {
+    const steps: (() => void)[] = [];
+    const step = (text: string, params: Value[]) => {
+      const statement = this.translate(() => this.prepare(text, false), text);
+      steps.push(() => this.translate(() => statement.run(params), text));
+    };
+    await work({
+      dialect,
+      run: async (query) => {
+        const { text, params } = compile(query, compiler);
+        step(text, params.map(toDriver));
+        return 0;
+      },
+      insert: async (table, columns, rows) => {
+        this.inserts(table, columns, rows, step);
+        return 0;
+      },
+      upsert: async (table, columns, rows, key, set) => {
+        const text = upsertText(table, columns, key, set);
+        for (const row of rows) step(text, [...row]);
+        return 0;
+      },
+    });
+    return async () => {
+      for (const run of steps) run();
+    };
+  }
+
   async insert(table: string, columns: readonly string[], rows: readonly Tuple[]): Promise<number> {
+    this.inserts(table, columns, rows, (text, params) =>
+      this.translate(() => this.prepare(text, false).run(params), text),
+    );
+    return rows.length;
+  }
+
+  private inserts(
+    table: string,
+    columns: readonly string[],
+    rows: readonly Tuple[],
+    step: (text: string, params: Value[]) => void,
+  ): void {
     // Powers of two, so that few statements serve all numbers of rows.
     let perStatement = 2 ** Math.floor(Math.log2(Math.max(1, MAX_INSERT_PARAMS / columns.length)));
-    const head = compile(sql`INSERT INTO ${id(table)} (${ids(columns)}) VALUES `, compiler).text;
-    const one = `(${columns.map(() => "?").join(",")})`;
     for (let start = 0; start < rows.length; start += perStatement) {
       while (perStatement > rows.length - start) perStatement /= 2;
       const chunk = rows.slice(start, start + perStatement);
-      const text = head + new Array(chunk.length).fill(one).join(",");
+      const text = insertText(table, columns, chunk.length);
       const params: Value[] = [];
       for (const row of chunk) {
         for (const value of row) {
@@ -89,8 +144,60 @@ export class Connection implements Transaction {
           if (typeof value === "string" || value instanceof Uint8Array) this.inserted += value.length;
         }
       }
-      this.translate(() => this.prepare(text, false).run(params), text);
+      step(text, params);
     }
+  }
+
+  async attempt<T>(work: () => Promise<T>): Promise<T> {
+    this.exec("SAVEPOINT hive_attempt");
+    try {
+      const result = await work();
+      this.exec("RELEASE hive_attempt");
+      return result;
+    } catch (error) {
+      // A full disk may have ended the whole transaction: then there is nothing left to go back to.
+      if (this.db.inTransaction) {
+        this.exec("ROLLBACK TO hive_attempt");
+        this.exec("RELEASE hive_attempt");
+      }
+      throw error;
+    }
+  }
+
+  /** Set while a transaction has not taken the write lock yet. */
+  takeLock: (() => Promise<void>) | null = null;
+
+  async writes(): Promise<void> {
+    await this.takeLock?.();
+  }
+
+  async marked<T>(work: () => Promise<T>): Promise<T> {
+    this.runSync(sql`INSERT INTO hive_applying (active) VALUES (1)`);
+    // Not in a `finally`: after an error the transaction is rolled back, and the mark with it.
+    const result = await work();
+    // Only the own one: a mark that somebody left behind has to be noticed.
+    this.runSync(sql`DELETE FROM hive_applying WHERE rowid = (SELECT max(rowid) FROM hive_applying)`);
+    return result;
+  }
+
+  /** The transaction is the only one that writes. */
+  async lockRows(): Promise<null> {
+    return null;
+  }
+
+  async serialize(): Promise<boolean> {
+    return true;
+  }
+
+  async upsert(
+    table: string,
+    columns: readonly string[],
+    rows: readonly Tuple[],
+    key: string,
+    set: readonly string[],
+  ): Promise<number> {
+    const text = upsertText(table, columns, key, set);
+    for (const row of rows) this.translate(() => this.prepare(text, false).run(row), text);
     return rows.length;
   }
 
@@ -126,19 +233,19 @@ export class Connection implements Transaction {
   }
 
   private prepare(text: string, exact: boolean): Database.Statement {
-    const key = exact ? `exact:${text}` : text;
-    let statement = this.statements.get(key);
+    const statements = exact ? this.statements.exact : this.statements.plain;
+    let statement = statements.get(text);
     if (statement) {
-      this.statements.delete(key);
+      statements.delete(text);
     } else {
       statement = this.db.prepare(text);
       if (exact) statement.raw(true).safeIntegers(true);
-      if (this.statements.size >= STATEMENTS_KEPT) {
-        const oldest = this.statements.keys().next();
-        if (!oldest.done) this.statements.delete(oldest.value);
+      if (statements.size >= STATEMENTS_KEPT) {
+        const oldest = statements.keys().next();
+        if (!oldest.done) statements.delete(oldest.value);
       }
     }
-    this.statements.set(key, statement);
+    statements.set(text, statement);
     return statement;
   }
 
@@ -149,6 +256,35 @@ export class Connection implements Transaction {
       throw translated(error, this.path, statement, this.readonly);
     }
   }
+}
+
+/** By the list of columns that a layout keeps, table and number of rows: put together once. */
+const insertTexts = new WeakMap<readonly string[], Map<string, Map<number, string>>>();
+
+function insertText(table: string, columns: readonly string[], rows: number): string {
+  const tables = insertTexts.get(columns) ?? new Map<string, Map<number, string>>();
+  insertTexts.set(columns, tables);
+  const texts = tables.get(table) ?? new Map<number, string>();
+  tables.set(table, texts);
+  let text = texts.get(rows);
+  if (text === undefined) {
+    const head = compile(sql`INSERT INTO ${id(table)} (${ids(columns)}) VALUES `, compiler).text;
+    const one = `(${columns.map(() => "?").join(",")})`;
+    text = head + new Array(rows).fill(one).join(",");
+    texts.set(rows, text);
+  }
+  return text;
+}
+
+function upsertText(table: string, columns: readonly string[], key: string, set: readonly string[]): string {
+  const update = set.map((column) => sql`${id(column)} = ${id("excluded", column)}`);
+  const otherwise = update.length > 0 ? sql`UPDATE SET ${join(update)}` : sql`NOTHING`;
+  const { text } = compile(
+    sql`INSERT INTO ${id(table)} (${ids(columns)}) VALUES (${join(columns.map(() => sql`${null}`))})
+      ON CONFLICT (${id(key)}) DO ${otherwise}`,
+    compiler,
+  );
+  return text;
 }
 
 /** The driver binds every `number` as REAL; in hive's own statements an integral one means INTEGER. */

@@ -1,12 +1,11 @@
 import { AsyncLocalStorage } from "node:async_hooks";
-import { existsSync, readFileSync, statSync } from "node:fs";
-import { hostname } from "node:os";
-import { type Clock, isoTime, type Signal } from "../clock.ts";
+import { existsSync, statSync } from "node:fs";
+import type { Clock, Signal } from "../clock.ts";
 import { HiveError } from "../errors.ts";
+import { type LeaseStorage, Leases } from "./leases.ts";
 import type {
   Column,
   ColumnType,
-  Dialect,
   Lease,
   LockHolder,
   LockOptions,
@@ -16,10 +15,14 @@ import type {
   Table,
   Transaction,
   TransactionOptions,
+  Trigger,
+  Waiter,
   WriteStats,
 } from "./port.ts";
-import { sql } from "./sql.ts";
-import { Connection } from "./sqlite-connection.ts";
+import { groupBy } from "./rows.ts";
+import { id, sql } from "./sql.ts";
+import { CommitHints } from "./sqlite-commits.ts";
+import { Connection, dialect } from "./sqlite-connection.ts";
 
 export interface SqliteOptions {
   /** How long a write transaction waits for other writers. */
@@ -30,7 +33,9 @@ export interface SqliteOptions {
   signal?: Signal | undefined;
 }
 
-const dialect: Dialect = { name: "sqlite" };
+const LOCKS_TABLE = sql`CREATE TABLE IF NOT EXISTS hive_locks (
+  name TEXT PRIMARY KEY NOT NULL, token INTEGER NOT NULL, holder TEXT, pid INTEGER, host TEXT,
+  process_started TEXT, since TEXT, expires_at INTEGER NOT NULL)`;
 
 /**
  * Opens an existing SQLite database. Nothing is created, and no lock is taken, before the first write.
@@ -54,6 +59,30 @@ export function openSqlite(path: string, options: SqliteOptions): Store {
   return store;
 }
 
+/** So often a transaction that reads first tries to take the lock before it begins with it. */
+const READS_FIRST = 3;
+
+/** Between a transaction's reads and its first write somebody else came: nothing was done. */
+class Overtaken extends Error {
+  /** Somebody holds the lock at the moment. */
+  readonly locked: boolean;
+  constructor(locked: boolean) {
+    super("somebody else has written");
+    this.locked = locked;
+  }
+}
+
+/** Turns a transaction that has only read into one that writes; what it has read is the newest there is. */
+function takeWriteLock(connection: Connection): void {
+  try {
+    // It takes the lock, and changes nothing.
+    connection.runSync(sql`DELETE FROM ${id(dialect.markTable ?? "")} WHERE 0`);
+  } catch (error) {
+    if (!(error instanceof HiveError) || error.code !== "DATABASE_BUSY") throw error;
+    throw new Overtaken(error.details?.sqlite !== "SQLITE_BUSY_SNAPSHOT");
+  }
+}
+
 /** The context of the running call chain: which transaction it is in and which locks it holds. */
 interface Context {
   transaction?: string;
@@ -74,10 +103,15 @@ class SqliteStore implements Store {
   private dataVersion: number | undefined;
   private othersSeen = 0;
   private closed = false;
+  private hints: CommitHints | undefined;
+  /** As they are at this version of the schema. */
+  private shapes: { version: number; tables: Map<string, Table | null> } = { version: Number.NaN, tables: new Map() };
+  private readonly leases: Leases;
 
   constructor(path: string, options: SqliteOptions) {
     this.location = path;
     this.options = options;
+    this.leases = new Leases(this.leaseStorage, options.clock, options.leaseMs);
   }
 
   /** Reads the header, so that a file that is no database is refused before anything is tried on it. */
@@ -184,17 +218,56 @@ class SqliteStore implements Store {
     options: TransactionOptions,
   ): Promise<T> {
     const connection = this.writeConnection();
-    const { clock, signal } = this.options;
+    const { clock } = this.options;
     if (options.before) await options.before(connection);
-    await this.beginImmediate(connection, label);
-    const begun = clock.monotonic();
+    const readsFirst = options.readsFirst ? READS_FIRST : 0;
+    for (let attempt = 0; attempt < readsFirst; attempt++) {
+      connection.exec("BEGIN");
+      try {
+        return await this.transacting(connection, label, leases, work, true);
+      } catch (error) {
+        if (!(error instanceof Overtaken)) throw error;
+        if (error.locked) await clock.sleep(1 + clock.random() * 4);
+      }
+    }
+    await this.beginImmediate(connection, label, options.waitMs);
+    return this.transacting(connection, label, leases, work, false);
+  }
+
+  /** What follows BEGIN. @throws Overtaken where others have committed, or hold the lock, when it is to be taken */
+  private async transacting<T>(
+    connection: Connection,
+    label: string,
+    leases: readonly Lease[],
+    work: (tx: Transaction) => Promise<T>,
+    readsFirst: boolean,
+  ): Promise<T> {
+    const { clock, signal } = this.options;
+    let begun = clock.monotonic();
+    const held: number[] = [];
+    const fence = async () => {
+      for (const lease of leases) held.push(await this.leases.held(connection, lease));
+    };
     let result: T;
     try {
-      await signal?.(`tx:${label}:begun`);
-      for (const lease of leases) this.assertHeld(connection, lease);
+      if (readsFirst) {
+        await fence();
+        connection.takeLock = async () => {
+          connection.takeLock = null;
+          await signal?.(`tx:${label}:read`);
+          takeWriteLock(connection);
+          begun = clock.monotonic();
+          await signal?.(`tx:${label}:begun`);
+        };
+      } else {
+        await signal?.(`tx:${label}:begun`);
+        await fence();
+      }
       result = await work(connection);
       // A long transaction may have outlasted the lease: those who wait would take the lock over at the commit.
-      for (const lease of leases) this.renew(connection, lease);
+      if (connection.takeLock === null) {
+        for (const [i, lease] of leases.entries()) await this.leases.keep(connection, lease, held[i] ?? 0);
+      }
       await signal?.(`tx:${label}:before-commit`);
       this.stats.lastWorkMs = clock.monotonic() - begun;
       connection.exec("COMMIT");
@@ -202,6 +275,7 @@ class SqliteStore implements Store {
       connection.rollback();
       throw error;
     } finally {
+      connection.takeLock = null;
       this.stats.lastHeldMs = clock.monotonic() - begun;
       this.stats.heldMs += this.stats.lastHeldMs;
     }
@@ -215,8 +289,12 @@ class SqliteStore implements Store {
    * SQLite's own busy handler would block the event loop and polls in lockstep with every other waiter, so the
    * waiting is done here: with jitter, capped at 50 ms.
    */
-  private async beginImmediate(connection: Connection, label: string): Promise<void> {
-    const { clock, busyTimeoutMs } = this.options;
+  private async beginImmediate(
+    connection: Connection,
+    label: string,
+    busyTimeoutMs: number = this.options.busyTimeoutMs,
+  ): Promise<void> {
+    const { clock } = this.options;
     const deadline = clock.monotonic() + busyTimeoutMs;
     for (let attempt = 0; ; attempt++) {
       try {
@@ -245,178 +323,61 @@ class SqliteStore implements Store {
     if (outer?.leases.some((lease) => lease.name === name)) {
       throw new HiveError("INTERNAL", `Lock "${name}" is already held by this call.`);
     }
-    const lease = await this.acquire(name, options);
-    const context: Context = { ...outer, leases: [...(outer?.leases ?? []), lease] };
-    const beat = setInterval(() => {
-      void this.exclusive(async () => {
-        await this.beginImmediate(this.writeConnection(), "heartbeat");
-        try {
-          this.assertHeld(this.writeConnection(), lease);
-          this.writeConnection().exec("COMMIT");
-        } catch {
-          // The next transaction of the holder finds out for itself and reports it.
-          this.writeConnection().rollback();
-        }
-      }).catch(() => undefined);
-    }, this.options.leaseMs / 3);
-    try {
-      return await this.context.run(context, () => work(lease));
-    } finally {
-      clearInterval(beat);
-      // The work is done, or its own error is the one to report; a lock that cannot be given back runs out.
-      await this.release(lease).catch(() => undefined);
-    }
-  }
-
-  private async acquire(name: string, options: LockOptions): Promise<Lease> {
-    const { clock } = this.options;
-    const deadline = clock.monotonic() + (options.timeoutMs ?? 0);
-    let told = false;
-    for (;;) {
-      const holder = await this.holderOf(name);
-      if (holder === null || !this.isAlive(holder)) {
-        try {
-          const lease = await this.take(name, options.purpose ?? "hive");
-          if (lease) return lease;
-        } catch (error) {
-          // A holder whose lease ran out during one long transaction: it is renewed when that commits.
-          const waiting = holder !== null && clock.monotonic() < deadline;
-          if (!waiting || !(error instanceof HiveError) || error.code !== "DATABASE_BUSY") throw error;
-        }
-        continue;
-      }
-      if (clock.monotonic() >= deadline) {
-        throw new HiveError(
-          "LOCK_HELD",
-          `${holder.holder} (process ${holder.pid} on ${holder.host}) holds the lock "${name}" since ${holder.since}.`,
-          {
-            hint: "Wait for it to end, or give it longer with --lock-timeout SECONDS.",
-            details: { lock: name, holder: holder.holder, pid: holder.pid, host: holder.host, since: holder.since },
-          },
-        );
-      }
-      if (!told) {
-        told = true;
-        options.onWait?.({ name, holder: holder.holder, pid: holder.pid, host: holder.host, since: holder.since });
-      }
-      if (options.abort?.aborted) {
-        throw new HiveError("INTERRUPTED", `Interrupted while waiting for the lock "${name}".`, {
-          hint: "Nothing was done. Run the command again.",
-        });
-      }
-      await clock.sleep(20 + clock.random() * 80);
-    }
-  }
-
-  private async holderOf(name: string): Promise<(LockHolder & { expiresAt: number; started: string }) | null> {
-    const session = this.readConnection();
-    if ((await this.table("hive_locks", session)) === null) return null;
-    let row: Row | undefined;
-    try {
-      row = session.allSync(sql`SELECT * FROM hive_locks WHERE name = ${name} AND holder IS NOT NULL`)[0];
-    } catch (error) {
-      // Migrating all the way down drops the table, perhaps just now.
-      if (this.hasTable(session, "hive_locks")) throw error;
-    }
-    if (!row) return null;
-    return {
-      name,
-      holder: String(row.holder),
-      pid: Number(row.pid),
-      host: String(row.host),
-      since: String(row.since),
-      started: String(row.process_started),
-      expiresAt: Number(row.expires_at),
-    };
-  }
-
-  /** A killed process on this machine is known at once; one that froze, or is elsewhere, when its lease is over. */
-  private isAlive(holder: { pid: number; host: string; started: string; expiresAt: number }): boolean {
-    if (holder.host === hostname() && processStart(holder.pid) !== holder.started) return false;
-    return holder.expiresAt > this.options.clock.now();
-  }
-
-  /** Null when another process was quicker. */
-  private take(name: string, purpose: string): Promise<Lease | null> {
-    const { clock, leaseMs } = this.options;
-    return this.exclusive(async () => {
-      const connection = this.writeConnection();
-      await this.beginImmediate(connection, `lock ${name}`);
-      try {
-        connection.runSync(sql`CREATE TABLE IF NOT EXISTS hive_locks (
-          name TEXT PRIMARY KEY NOT NULL, token INTEGER NOT NULL, holder TEXT, pid INTEGER, host TEXT,
-          process_started TEXT, since TEXT, expires_at INTEGER NOT NULL)`);
-        const row = connection.allSync(sql`SELECT * FROM hive_locks WHERE name = ${name}`)[0];
-        if (row && row.holder !== null) {
-          const alive = this.isAlive({
-            pid: Number(row.pid),
-            host: String(row.host),
-            started: String(row.process_started),
-            expiresAt: Number(row.expires_at),
-          });
-          if (alive) {
-            connection.rollback();
-            return null;
-          }
-        }
-        // Starts at the time, not at 1: the table may have been dropped since an older holder froze.
-        const token = row ? Number(row.token) + 1 : clock.now();
-        connection.runSync(sql`INSERT INTO hive_locks (name, token, holder, pid, host, process_started, since, expires_at)
-          VALUES (${name}, ${token}, ${purpose}, ${process.pid}, ${hostname()}, ${processStart(process.pid)}, ${isoTime(clock)}, ${clock.now() + leaseMs})
-          ON CONFLICT (name) DO UPDATE SET token = excluded.token, holder = excluded.holder, pid = excluded.pid,
-            host = excluded.host, process_started = excluded.process_started, since = excluded.since, expires_at = excluded.expires_at`);
-        connection.exec("COMMIT");
-        return { name, token };
-      } catch (error) {
-        connection.rollback();
-        throw error;
-      }
-    });
-  }
-
-  /** Inside a write transaction: the fence. Nobody else can take the lock over before this transaction ends. */
-  private assertHeld(connection: Connection, lease: Lease): void {
-    if (this.renew(connection, lease) === 0) {
-      throw new HiveError("LOCK_LOST", `Another process has taken over the lock "${lease.name}" from this one.`, {
-        hint: "This process was stopped for too long. Nothing of its last step was written; run the command again.",
-        details: { lock: lease.name },
-      });
-    }
-  }
-
-  /** 0 if somebody else holds it, or if the table is gone: migrating all the way down drops it. */
-  private renew(connection: Connection, lease: Lease): number {
-    if (!this.hasTable(connection, "hive_locks")) return 0;
-    const expiresAt = this.options.clock.now() + this.options.leaseMs;
-    return connection.runSync(
-      sql`UPDATE hive_locks SET expires_at = ${expiresAt} WHERE name = ${lease.name} AND token = ${lease.token}`,
+    return this.leases.withLock(name, options, (lease) =>
+      this.context.run({ ...outer, leases: [...(outer?.leases ?? []), lease] }, () => work(lease)),
     );
   }
 
-  private async release(lease: Lease): Promise<void> {
-    await this.exclusive(async () => {
-      const connection = this.writeConnection();
-      await this.beginImmediate(connection, `unlock ${lease.name}`);
-      try {
-        // Migrating all the way down drops the table together with the lock.
-        if (this.hasTable(connection, "hive_locks")) {
-          connection.runSync(
-            sql`UPDATE hive_locks SET holder = NULL, expires_at = 0 WHERE name = ${lease.name} AND token = ${lease.token}`,
-          );
-        }
-        connection.exec("COMMIT");
-      } catch (error) {
-        connection.rollback();
-        throw error;
-      }
-    });
+  apart<T>(work: () => T): T {
+    return this.context.run({ leases: [] }, work);
   }
 
-  private hasTable(connection: Connection, name: string): boolean {
-    return connection.allSync(sql`SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ${name}`).length > 0;
+  lockHolder(name: string): Promise<LockHolder | null> {
+    return this.leases.lockHolder(name);
+  }
+
+  holders(): Promise<number> {
+    return this.leases.holders();
+  }
+
+  private get leaseStorage(): LeaseStorage {
+    const store = this;
+    return {
+      get read() {
+        return store.readConnection();
+      },
+      write: (label, work) =>
+        this.exclusive(async () => {
+          const connection = this.writeConnection();
+          await this.beginImmediate(connection, label);
+          try {
+            const result = await work(connection);
+            connection.exec("COMMIT");
+            return result;
+          } catch (error) {
+            connection.rollback();
+            throw error;
+          }
+        }),
+      hasTable: async (session) =>
+        (await session.all(sql`SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'hive_locks'`)).length > 0,
+      createTable: [LOCKS_TABLE],
+    };
   }
 
   async table(name: string, session: Session = this.read): Promise<Table | null> {
+    const version = await this.schemaVersion(session);
+    if (this.shapes.version !== version) this.shapes = { version, tables: new Map() };
+    const { tables } = this.shapes;
+    const known = tables.get(name);
+    if (known !== undefined) return known;
+    const table = await this.readTable(name, session);
+    // Not what a transaction has made itself: if it is rolled back, its version will be another's.
+    if (session !== this.writer) tables.set(name, table);
+    return table;
+  }
+
+  private async readTable(name: string, session: Session): Promise<Table | null> {
     const columns = await session.all(
       sql`SELECT name, type, "notnull" AS not_null, dflt_value, pk FROM pragma_table_info(${name}) ORDER BY cid`,
     );
@@ -428,6 +389,16 @@ class SqliteStore implements Store {
       sql`SELECT l.name AS name, l."unique" AS uniq, i.name AS column_name FROM pragma_index_list(${name}) AS l
           JOIN pragma_index_info(l.name) AS i WHERE l.partial = 0 ORDER BY l.seq, i.seqno`,
     );
+    const unique = await session.all(
+      sql`SELECT l.name AS name, l.origin AS origin, i.name AS column_name, i.coll AS collation FROM pragma_index_list(${name}) AS l
+          JOIN pragma_index_xinfo(l.name) AS i WHERE l."unique" = 1 AND i.key = 1 AND i.name IS NOT NULL ORDER BY l.seq, i.seqno`,
+    );
+    const sets = groupBy(unique, (row) => String(row.name)).map((rows) =>
+      rows.map((row) => ({ name: String(row.column_name), collation: String(row.collation) })),
+    );
+    // A primary key that is the rowid has no index of its own.
+    const primary = unique.some((row) => row.origin === "pk") ? [] : columns.filter((row) => Number(row.pk) > 0);
+    if (primary.length > 0) sets.unshift(primary.map((row) => ({ name: String(row.name), collation: "BINARY" })));
     return {
       name,
       columns: columns.map(toColumn),
@@ -442,6 +413,8 @@ class SqliteStore implements Store {
         columns: rows.map((row) => (row.column_name === null ? null : String(row.column_name))),
         unique: Number(rows[0]?.uniq) === 1,
       })),
+      unique: sets,
+      parts: [],
     };
   }
 
@@ -450,6 +423,17 @@ class SqliteStore implements Store {
       sql`SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name`,
     );
     return rows.map((row) => String(row.name));
+  }
+
+  async triggers(prefix: string, session: Session = this.read): Promise<Trigger[]> {
+    const rows = await session.all(
+      sql`SELECT name, tbl_name, sql FROM sqlite_schema WHERE type = 'trigger' AND substr(name, 1, ${prefix.length}) = ${prefix} ORDER BY name`,
+    );
+    return rows.map((row) => ({
+      name: String(row.name),
+      table: String(row.tbl_name),
+      definition: String(row.sql),
+    }));
   }
 
   async journalMode(): Promise<string> {
@@ -490,6 +474,16 @@ class SqliteStore implements Store {
     return Number(this.readConnection().pragma("data_version"));
   }
 
+  async schemaVersion(session: Session = this.read): Promise<number> {
+    const rows = await session.all(sql`SELECT schema_version AS version FROM pragma_schema_version`);
+    return Number(rows[0]?.version);
+  }
+
+  async waitForCommit(timeoutMs: number, abort?: AbortSignal, waiter?: Waiter): Promise<void> {
+    this.hints ??= new CommitHints(this.location);
+    await this.hints.wait(timeoutMs, this.options.clock, abort, waiter);
+  }
+
   async othersCommitted(): Promise<number> {
     // Asked on the writer: for any other connection of ours, our own commits would count as somebody else's.
     const version = Number(this.writeConnection().pragma("data_version"));
@@ -501,8 +495,11 @@ class SqliteStore implements Store {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.queue;
     this.closed = true;
+    this.hints?.close();
     for (const connection of this.opened) connection.close();
     this.opened.clear();
+    // Each one that is left enabled slows down every promise of the process.
+    this.context.disable();
   }
 }
 
@@ -525,33 +522,4 @@ function affinity(declared: string): ColumnType {
   if (type === "" || type.includes("BLOB")) return "blob";
   if (/REAL|FLOA|DOUB/.test(type)) return "real";
   return "numeric";
-}
-
-function groupBy(rows: readonly Row[], key: (row: Row) => string): Row[][] {
-  const groups = new Map<string, Row[]>();
-  for (const row of rows) {
-    const group = groups.get(key(row));
-    if (group) group.push(row);
-    else groups.set(key(row), [row]);
-  }
-  return [...groups.values()];
-}
-
-/** When the process began, in the kernel's ticks: a process id alone may belong to a later process. "" if unknown. */
-function processStart(pid: number): string | null {
-  try {
-    // Field 22; the second field may itself hold spaces and brackets.
-    const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
-    const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
-    // A killed process whose parent has not looked yet holds nothing any more.
-    return fields[0] === "Z" || fields[0] === "X" ? null : (fields[19] ?? "");
-  } catch {
-    if (existsSync("/proc/self/stat")) return null;
-  }
-  try {
-    process.kill(pid, 0);
-    return "";
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === "EPERM" ? "" : null;
-  }
 }

@@ -29,8 +29,10 @@ export interface TableLayout {
   readonly missing: readonly string[];
   /** Types by column name, of all columns of the table. */
   readonly types: ReadonlyMap<string, ColumnType>;
-  /** Columns for JSON that the table declares as something else than text: there, a bare number may be no text. */
+  /** Columns for JSON whose type makes a number of a text that is one. */
   readonly loose: ReadonlyMap<string, ColumnType>;
+  /** Columns of which another text may be read than was written, for the same value. */
+  readonly forming: ReadonlyMap<string, ColumnType>;
 }
 
 export interface RelatedLayout extends TableLayout {
@@ -63,7 +65,7 @@ export interface Loaded {
  * @throws SCHEMA_MISMATCH where a root table is missing, NOT_MIGRATED where a unified one is
  */
 export async function introspect(
-  store: Store,
+  store: Pick<Store, "table">,
   mapping: AggregateMapping,
   session: Session,
   options: { unifiedMayBeMissing?: boolean } = {},
@@ -133,11 +135,11 @@ function declaredTable(name: string, kinds: Readonly<Record<string, ColumnKind>>
       primaryKey: 0,
     }),
   );
-  return { name, columns, foreignKeys: [], indexes: [] };
+  return { name, columns, foreignKeys: [], indexes: [], unique: [], parts: [] };
 }
 
 async function requireTable(
-  store: Store,
+  store: Pick<Store, "table">,
   session: Session,
   name: string,
   mapping: AggregateMapping,
@@ -206,9 +208,13 @@ function tableLayout(
     columns,
     missing: wanted.filter((column) => !types.has(column)),
     types,
-    loose: new Map([...types].filter(([column, type]) => kinds[column] === "json" && type !== "text")),
+    loose: new Map([...types].filter(([column, type]) => kinds[column] === "json" && NUMBERS.has(type))),
+    forming: new Map([...types].filter(([, type]) => FORMING.has(type))),
   };
 }
+
+const NUMBERS: ReadonlySet<ColumnType> = new Set(["integer", "real", "numeric", "blob"]);
+const FORMING: ReadonlySet<ColumnType> = new Set(["time", "timestamp", "date", "json"]);
 
 function isIndexed(table: Table, column: string): boolean {
   return (
@@ -242,7 +248,7 @@ export class SortedCopies {
     }
     const copy = `hive_sorted_${table.table}`;
     if (copies.get(table.table) === this.stamp) return copy;
-    if (this.steady < STEADY_PAGES) return table.table;
+    if (this.steady < STEADY_PAGES || !session.dialect.temporaryTables) return table.table;
     copies.delete(table.table);
     await session.run(sql`DROP TABLE IF EXISTS ${id("temp", copy)}`);
     await session.run(
@@ -302,6 +308,12 @@ export async function loadPage(
 /** The aggregates of these keys, those that exist, in no particular order. */
 export async function loadKeys(session: Session, side: SideLayout, keys: readonly string[]): Promise<Loaded[]> {
   return (await loadSome(session, side, keys, false)) ?? [];
+}
+
+/** As {@link loadKeys}, of aggregates that are known to have no related rows. */
+export async function loadRoots(session: Session, side: SideLayout, keys: readonly string[]): Promise<Loaded[]> {
+  const roots = (await loadSome(session, { ...side, related: [] }, keys, false)) ?? [];
+  return roots.map((root) => ({ ...root, related: side.related.map(() => []) }));
 }
 
 /** As {@link loadKeys}; null where they are more than memory should hold at once. A single one never is. */
@@ -493,10 +505,38 @@ const INTEGER = /^[+-]?\d+$/;
  * another tool declared JSON is such a column on SQLite): so it is made one here, the same one every time.
  */
 export function asStored(type: ColumnType, value: Value): Value {
-  if (type === "text" || type === "blob" || typeof value !== "string" || !NUMBER.test(value)) return value;
+  if (type === "time" || type === "timestamp" || type === "date") return storedTime(type, value);
+  if (!NUMBERS.has(type) || type === "blob" || typeof value !== "string" || !NUMBER.test(value)) return value;
   const text = value.trim();
   const whole = type !== "real" && INTEGER.test(text) ? BigInt(text.replace("+", "")) : null;
   return whole !== null && BigInt.asIntN(64, whole) === whole ? whole : Number(text);
+}
+
+const TIME =
+  /^\s*(\d{4})-(\d\d)-(\d\d)(?:[T ](\d\d):(\d\d)(?::(\d\d)(?:[.,](\d+))?)?)?\s*(Z|[+-]\d\d(?::?\d\d)?)?\s*$/i;
+
+/** A time as text, as a column of this type gives it back: without an offset it is UTC. What is none stays as it is. */
+function storedTime(type: ColumnType, value: Value): Value {
+  const match = typeof value === "string" ? TIME.exec(value) : null;
+  if (!match) return value;
+  const [, year, month, day, hour = "00", minute = "00", second = "00", fraction = "", zone = "Z"] = match;
+  if (type === "date") return `${year}-${month}-${day}`;
+  // A column without a zone takes no notice of one.
+  const minutes = type === "timestamp" ? 0 : offsetMinutes(zone);
+  const ms = Date.UTC(Number(year), Number(month) - 1, Number(day), Number(hour), Number(minute), Number(second));
+  const micros = Math.round(Number(`0.${fraction || "0"}`) * 1_000_000);
+  const at = new Date(ms - minutes * 60_000 + (micros >= 1_000_000 ? 1_000 : 0));
+  const rest = String(micros % 1_000_000).padStart(6, "0");
+  if (Number.isNaN(at.getTime()) || Number(month) > 12 || Number(day) > 31) return value;
+  const text = at.toISOString().slice(0, 19);
+  if (type === "timestamp") return `${text.replace("T", " ")}${rest === "000000" ? "" : `.${rest.replace(/0+$/, "")}`}`;
+  return `${text}.${rest.endsWith("000") ? rest.slice(0, 3) : rest}Z`;
+}
+
+function offsetMinutes(zone: string): number {
+  if (/^z$/i.test(zone)) return 0;
+  const sign = zone.startsWith("-") ? -1 : 1;
+  return sign * (Number(zone.slice(1, 3)) * 60 + Number(zone.slice(3).replace(":", "") || "0"));
 }
 
 /** By position of the layout's columns; columns that the row does not have are NULL. */
@@ -507,4 +547,24 @@ export function toTuple(table: TableLayout, row: DataRow): Tuple {
 /** A key as the value to look for in this table. */
 export function keyIn(table: TableLayout, key: string): Value {
   return keyValue(key, table.keyType);
+}
+
+/** An aggregate as JSON that gives every value back: text, small numbers and NULL as they are, the rest tagged. */
+export function aggregateJson(aggregate: Aggregate): string {
+  const tables = Object.entries(aggregate).map(([table, rows]) => [
+    table,
+    rows.map((row) => Object.fromEntries(Object.entries(row).map(([column, value]) => [column, taggedValue(value)]))),
+  ]);
+  return JSON.stringify(Object.fromEntries(tables));
+}
+
+function taggedValue(value: Value): unknown {
+  if (value instanceof Uint8Array) return { $blob: Buffer.from(value).toString("base64") };
+  if (typeof value === "bigint") {
+    const small = Number(value);
+    return Number.isSafeInteger(small) ? small : { $int: value.toString() };
+  }
+  if (typeof value === "number" && (Number.isInteger(value) || !Number.isFinite(value)))
+    return { $real: String(value) };
+  return value;
 }

@@ -6,10 +6,21 @@ import type { BackfillOptions } from "../hive.ts";
 import type { BackfillResult } from "../results.ts";
 import { audit } from "../rollout/audit.ts";
 import { requireLedger } from "../schema/ledger.ts";
-import type { Transaction, Value } from "../storage/port.ts";
+import type { Session, Transaction, Value } from "../storage/port.ts";
 import { among, sql } from "../storage/sql.ts";
 import { keyIn, type Loaded, missingColumns } from "./aggregates.ts";
-import { insertNew, moveStaged, stage, type UnifiedWrite } from "./apply.ts";
+import { hold, insertNew, moveStaged, stage, type UnifiedWrite } from "./apply.ts";
+import { captureState } from "./capture.ts";
+import {
+  type LogPoint,
+  logPoint,
+  nameOf,
+  older,
+  pendingAmong,
+  START_OF_LOG,
+  unnotedTables,
+  Window,
+} from "./changes.ts";
 import { type AggregateMapping, resolveAgents } from "./mapping.ts";
 import { Meter } from "./meter.ts";
 import { Pace } from "./pace.ts";
@@ -52,6 +63,8 @@ interface Verdicts {
 interface Judged extends Verdicts {
   /** What {@link Pace.observe} gave before the page was read. */
   readonly stamp: number;
+  /** How far the change log went in the view in which the page was read: a {@link Window} begins there. */
+  readonly point: LogPoint;
   /** As it was read; empty where that was on another thread. */
   readonly read: readonly Loaded[];
   /** How many legacy aggregates were looked at. */
@@ -64,6 +77,7 @@ interface Judged extends Verdicts {
 }
 
 const EMPTY = {
+  point: START_OF_LOG,
   writes: [],
   quarantined: [],
   unchanged: [],
@@ -96,8 +110,14 @@ const NOTE_EVERY_MS = 1_000;
 export async function backfill(context: Context, options: FullBackfillOptions = {}): Promise<BackfillResult> {
   const { store } = context;
   await requireLedger(store);
-  const agents = await agentsLedByLegacy(context, options.agents ?? []);
-  const run = async () => new Backfill(context, await Who.of(context, agents), options).run();
+  await agentsLedByLegacy(context, options.agents ?? []);
+  const run = async () => {
+    // Once more: while this one waited for the lock, the unified side may have come to lead for some.
+    const agents = await agentsLedByLegacy(context, options.agents ?? []);
+    const who = await Who.of(context, agents);
+    if (agents.some((agent) => who.leads(agent) === "unified")) throw flagsChanged();
+    return new Backfill(context, who, options).run();
+  };
   if (options.dryRun) return run();
   return store.withLock("backfill", lockOptions(context, options, "hive backfill"), run);
 }
@@ -134,20 +154,29 @@ class Backfill {
   private notedAt = Number.NEGATIVE_INFINITY;
   private resumed = false;
   private thread: SecondThread | undefined;
+  /** While all that agents write is captured: the version of the schema with these triggers. */
+  private capturedAt: number | null = null;
+  /** How often in a row agents' transactions held some of the rows. */
+  private heldTimes = 0;
+  private window: { readonly from: LogPoint; readonly window: Window } | undefined;
 
   constructor(context: Context, who: Who, options: FullBackfillOptions) {
     this.context = context;
     this.who = who;
     this.options = options;
-    this.pace = new Pace(context.store, context.clock, context.settings.lockBudget);
+    this.pace = new Pace(context.store, context.clock, context.settings.lockBudget, "backfill");
     this.meter = new Meter("backfill", context.clock, options.onProgress);
   }
 
   async run(): Promise<BackfillResult> {
+    if (!this.options.dryRun) await this.lookForCapture();
     const layouts = await introspectAll(this.context);
     this.meter.total = await countRoots(this.context, layouts);
     const cursors = await this.begin();
-    if (this.meter.total >= SECOND_THREAD_FROM) this.thread = await this.context.startSecondThread?.(this.who.agents);
+    // Without the change log, what was read has to be compared with what there is: the other thread does not send it.
+    const useful = this.capturedAt !== null || this.context.store.dialect.singleWriter;
+    if (useful && this.meter.total >= SECOND_THREAD_FROM)
+      this.thread = await this.context.startSecondThread?.(this.who.agents);
     try {
       for (const pager of pagersOf(layouts, this.who, true)) {
         const cursor = cursors.get(pager.layout.mapping.name);
@@ -173,6 +202,16 @@ class Backfill {
       missingColumns: [...new Set(layouts.flatMap(missingColumns))],
       dryRun: this.options.dryRun === true,
     };
+  }
+
+  private async lookForCapture(): Promise<void> {
+    const { store } = this.context;
+    this.capturedAt = await store.snapshot(async (session) => {
+      const { needed, broken, blind } = await captureState(this.context, session);
+      const gaps = await unnotedTables(session);
+      const whole = needed.legacy && broken.length === 0 && !blind && gaps.length === 0;
+      return whole ? store.schemaVersion(session) : null;
+    });
   }
 
   /**
@@ -218,7 +257,7 @@ class Backfill {
 
   private async pass(pager: Pager, start: string | null): Promise<void> {
     const { layout } = pager;
-    const reader = new PageReader(this.context, pager);
+    const reader = new PageReader(this.context, pager, this.who);
     if (start === null) {
       const quarantined = await this.context.store.snapshot((session) => pager.withoutKey(session));
       await this.write(pager, { ...EMPTY, stamp: await this.stamp(), quarantined });
@@ -277,15 +316,14 @@ class Backfill {
 
   /** Everything that a page needs, in slices; its last key is noted with the last of them. */
   private async settle(pager: Pager, judged: Judged): Promise<void> {
-    const { writes } = judged;
     await this.context.signal?.("backfill:judged");
-    let done = 0;
-    while (writes.length - done > this.pace.slice) {
-      const slice = writes.slice(done, done + this.pace.slice);
-      await this.write(pager, { ...EMPTY, stamp: judged.stamp, read: judged.read, writes: slice });
-      done += slice.length;
+    let rest = judged;
+    while (rest.writes.length > this.pace.slice) {
+      const [some, others] = split(rest, this.pace.slice);
+      await this.write(pager, some);
+      rest = others;
     }
-    await this.write(pager, done === 0 ? judged : { ...judged, writes: writes.slice(done) });
+    await this.write(pager, rest);
   }
 
   /**
@@ -302,13 +340,19 @@ class Backfill {
     }
     this.assertNotAborted();
     await this.pace.ready(this.options.abort);
+    if (this.capturedAt !== null) {
+      // Outside of the lock, so that little is left to look through under it.
+      const window = this.windowFrom(judged.point);
+      await this.context.store.snapshot((session) => window.look(session));
+    }
     let current = judged;
     let moved: ReadonlySet<string> | null = null;
     try {
       for (let attempt = 1; moved === null; attempt++) {
         // Outside of the lock, and as often as it takes: reading again under it would keep others waiting.
         const keys = keysAtStake(current);
-        if (!insist && keys.size > 0 && (await this.pace.observe()) !== current.stamp) {
+        const others = this.context.store.dialect.singleWriter && (await this.pace.observe()) !== current.stamp;
+        if (!insist && keys.size > 0 && others && this.capturedAt === null) {
           current = await this.judgeAgain(pager, current, keys);
         }
         moved = await this.tryWrite(pager, current, insist || attempt >= MOST_ATTEMPTS);
@@ -322,6 +366,8 @@ class Backfill {
     addUp(this.counts, without(current, moved));
     if (current.writes.length > 0) this.pace.done(current.writes.length);
     if (moved.size === 0) return;
+    // Rows that an agent's transaction holds are met again when it has ended.
+    if (this.heldTimes > 0) await clock.sleep(Math.min(500, 5 * 2 ** this.heldTimes), this.options.abort);
     const left = { ...EMPTY, stamp: current.stamp, cursor: judged.cursor };
     await this.settle(pager, await this.judgeAgain(pager, left, moved));
   }
@@ -329,12 +375,17 @@ class Backfill {
   /** The same with these keys as both sides are now. A legacy row that is gone is left out. */
   private async judgeAgain(pager: Pager, judged: Judged, keys: ReadonlySet<string>): Promise<Judged> {
     const stamp = await this.pace.observe();
-    const page = await this.context.store.snapshot((session) => pager.some(session, [...keys]));
-    const now = judgeAll(pager, page);
+    const { page, point, now } = await this.context.store.snapshot(async (session) => {
+      const point = await logPoint(session);
+      const page = await pager.some(session, [...keys]);
+      return { point, page, now: await judgeSettled(session, pager, page, this.who) };
+    });
     const rest = without(judged, keys);
     return {
       ...rest,
       stamp,
+      // What was read before is as old as it was.
+      point: rest.writes.length > 0 ? older(rest.point, point) : point,
       read: page.legacy,
       writes: [...rest.writes, ...now.writes],
       quarantined: [...rest.quarantined, ...now.quarantined],
@@ -358,28 +409,69 @@ class Backfill {
       async (tx) => {
         await this.who.assertUnchanged(tx, this.context);
         const keys = keysAtStake(judged);
-        const others = keys.size > 0 && (await this.pace.observe()) !== judged.stamp;
-        if (others && !insist) return null;
-        const moved: ReadonlySet<string> = others ? await pager.changedSince(tx, judged.read, keys) : NONE;
-        if (this.options.keepLosses) {
-          const over = writes.filter((write) => write.exists && !moved.has(write.key)).map((write) => write.key);
-          await keepLosses(tx, this.context, pager, over);
-        }
-        if (!staged && !others && writes.every((write) => !write.exists)) {
-          await insertNew(tx, layout, writes);
-        } else if (writes.length > 0) {
-          if (!staged) await stage(tx, layout, writes);
-          await moveStaged(tx, layout, writes, moved);
-        }
+        const moved = keys.size === 0 ? NONE : await this.movedMeanwhile(tx, pager, judged, keys, insist);
+        if (moved === null) return null;
+        await tx.marked(async () => {
+          if (this.options.keepLosses) {
+            const over = writes.filter((write) => write.exists && !moved.has(write.key)).map((write) => write.key);
+            await keepLosses(tx, this.context, pager, over);
+          }
+          if (!staged && moved.size === 0 && writes.every((write) => !write.exists)) {
+            await insertNew(tx, layout, writes);
+          } else if (writes.length > 0) {
+            if (!staged) await stage(tx, layout, writes);
+            await moveStaged(tx, layout, writes, moved);
+          }
+        });
         await this.context.signal?.("backfill:moved");
         const done = without(judged, moved);
         for (const entry of done.quarantined) await quarantine(tx, this.context, entry);
         if (done.solved.length > 0) await release(tx, layout.mapping.name, done.solved);
         await this.note(tx, layout.mapping.name, done, moved.size === 0 ? judged.cursor : null);
+        await this.pace.record(tx);
         return moved;
       },
       staged ? { before: (tx) => stage(tx, layout, writes) } : {},
     );
+  }
+
+  /**
+   * Of these keys, those that somebody wrote after they were read. Where all is captured, the change log says so;
+   * else what the database says about others' commits, and the rows themselves: null where they have to be read again
+   * outside of the lock first.
+   */
+  private async movedMeanwhile(
+    tx: Transaction,
+    pager: Pager,
+    judged: Judged,
+    keys: ReadonlySet<string>,
+    insist: boolean,
+  ): Promise<ReadonlySet<string> | null> {
+    const { singleWriter } = this.context.store.dialect;
+    const others = !singleWriter || (await this.pace.observe()) !== judged.stamp;
+    const taken = await hold(tx, pager.layout, [...keys], "skip");
+    this.heldTimes = taken.size > 0 ? this.heldTimes + 1 : 0;
+    if (this.capturedAt !== null && (await this.context.store.schemaVersion(tx)) === this.capturedAt) {
+      const window = this.windowFrom(judged.point);
+      const moved = await window.look(tx);
+      const source = pager.layout.unified.root.table;
+      if (!window.unnoted) {
+        if (moved.size + taken.size === 0) return NONE;
+        return new Set([...keys].filter((key) => taken.has(key) || moved.has(nameOf(source, key))));
+      }
+    }
+    // Triggers came or went, or could not note what was changed: from here on without them.
+    this.capturedAt = null;
+    if (!others) return NONE;
+    if (!insist && singleWriter) return null;
+    const changed = await pager.changedSince(tx, judged.read, keys);
+    return taken.size === 0 ? changed : new Set([...changed, ...taken]);
+  }
+
+  /** The slices of a page share one. */
+  private windowFrom(point: LogPoint): Window {
+    if (this.window?.from !== point) this.window = { from: point, window: new Window(point, true) };
+    return this.window.window;
   }
 
   /** One row that the database refuses must not keep back the others: halves, until it stands alone. */
@@ -402,10 +494,9 @@ class Backfill {
       const solved = judged.solved.filter((key) => key !== only.key);
       return this.write(pager, { ...judged, writes: [], solved, quarantined: [...judged.quarantined, entry] }, true);
     }
-    const half = Math.ceil(writes.length / 2);
-    const { stamp, read } = judged;
-    await this.write(pager, { ...EMPTY, stamp, read, writes: writes.slice(0, half) });
-    await this.write(pager, { ...judged, writes: writes.slice(half) });
+    const [some, others] = split(judged, Math.ceil(writes.length / 2));
+    await this.write(pager, some);
+    await this.write(pager, others);
   }
 
   /** The counts since the last note, and how far it is. */
@@ -429,6 +520,7 @@ class Backfill {
     await store.transaction("backfill finish", async (tx) => {
       await this.who.assertUnchanged(tx, this.context);
       await this.note(tx, mapping.name, EMPTY, null);
+      await this.pace.record(tx, true);
       const finished = await tx.run(sql`UPDATE hive_backfill SET state = 'finished', finished_at = ${isoTime(clock)}
         WHERE mapping = ${mapping.name} AND state = 'running' AND agent IN ${among(this.who.agents)}`);
       // A flag was changed after the last write: what was written meanwhile may have been missed.
@@ -458,20 +550,27 @@ class Backfill {
 class PageReader {
   private readonly context: Context;
   private readonly pager: Pager;
+  private readonly who: Who;
   private readonly size = new PageSize();
 
-  constructor(context: Context, pager: Pager) {
+  constructor(context: Context, pager: Pager, who: Who) {
     this.context = context;
     this.pager = pager;
+    this.who = who;
   }
 
   async next(after: Value, stamp: number): Promise<Omit<Judged, "stamp">> {
     const limit = this.size.rows;
-    const page = await this.context.store.snapshot((session) => this.pager.next(session, after, limit, stamp));
+    const { point, page, verdicts } = await this.context.store.snapshot(async (session) => {
+      const point = await logPoint(session);
+      const page = await this.pager.next(session, after, limit, stamp);
+      return { point, page, verdicts: await judgeSettled(session, this.pager, page, this.who) };
+    });
     this.size.learn(page);
     const last = page.legacy.at(-1);
     return {
-      ...judgeAll(this.pager, page),
+      ...verdicts,
+      point,
       read: page.legacy,
       rows: page.legacy.length,
       cursor: last?.key ?? null,
@@ -486,7 +585,7 @@ export async function pageSource(context: Context, agents: readonly string[]): P
   const who = await Who.of(context, agents);
   const layouts = await introspectAll(context);
   const readers = new Map(
-    pagersOf(layouts, who, true).map((pager) => [pager.layout.mapping.name, new PageReader(context, pager)]),
+    pagersOf(layouts, who, true).map((pager) => [pager.layout.mapping.name, new PageReader(context, pager, who)]),
   );
   let place: { after: Value; more: boolean } = { after: null, more: false };
   return async (mapping, stamp, from) => {
@@ -507,7 +606,21 @@ function keysAtStake({ writes, quarantined, solved }: Verdicts): Set<string> {
   return keys;
 }
 
-function without(judged: Judged, keys: ReadonlySet<string>): Judged {
+/**
+ * The first writes alone, and all else. What a write would take out of quarantine goes with it: released with others,
+ * one that the database has just refused again would be nowhere.
+ */
+function split(judged: Judged, count: number): [Judged, Judged] {
+  const { stamp, point, read, writes, solved } = judged;
+  const first = writes.slice(0, count);
+  const keys = new Set(first.map(({ key }) => key));
+  return [
+    { ...EMPTY, stamp, point, read, writes: first, solved: solved.filter((key) => keys.has(key)) },
+    { ...judged, writes: writes.slice(count), solved: solved.filter((key) => !keys.has(key)) },
+  ];
+}
+
+function without<T extends Verdicts>(judged: T, keys: ReadonlySet<string>): T {
   if (keys.size === 0) return judged;
   const other = ({ key }: { readonly key: string }) => !keys.has(key);
   return {
@@ -517,6 +630,18 @@ function without(judged: Judged, keys: ReadonlySet<string>): Judged {
     unchanged: judged.unchanged.filter(other),
     solved: judged.solved.filter((key) => !keys.has(key)),
   };
+}
+
+/**
+ * Without what was written on the unified side and waits in the log: both sides may have changed, and that is for a
+ * sync to decide.
+ */
+async function judgeSettled(session: Session, pager: Pager, page: Page, who: Who): Promise<Verdicts> {
+  const verdicts = judgeAll(pager, page);
+  const keys = keysAtStake(verdicts);
+  if (!who.someLeadUnified || keys.size === 0) return verdicts;
+  const pending = await pendingAmong(session, pager.layout.unified.root.table, [...keys]);
+  return without(verdicts, new Set([...pending].filter(([, { unified }]) => unified).map(([key]) => key)));
 }
 
 function judgeAll(pager: Pager, page: Page): Verdicts {
@@ -532,7 +657,8 @@ function judgeAll(pager: Pager, page: Page): Verdicts {
     else if (judgement.kind === "same") unchanged.push({ key, agent });
     else if (judgement.kind === "quarantined") quarantined.push(judgement.entry);
     // What could not go down stays listed: it is kept elsewhere, and somebody has to look at it.
-    if (judgement.kind !== "quarantined" && page.inQuarantine.get(key) === "up") solved.push(key);
+    const settled = judgement.kind === "up" || judgement.kind === "same";
+    if (settled && page.inQuarantine.get(key) === "up") solved.push(key);
   }
   return { writes, quarantined, unchanged, solved };
 }

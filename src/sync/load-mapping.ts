@@ -149,6 +149,13 @@ export function mappingProblems(value: unknown): MappingProblem[] {
       if (name !== undefined && names.indexOf(name) < i) report(field, `two ${what} are called "${name}"`);
     });
   };
+  const functions = (field: string, one: Record<string, unknown> | undefined, methods: readonly string[]) => {
+    for (const method of one ? methods : []) {
+      if (typeof one?.[method] !== "function") {
+        report(`${field}.${method}`, `has to be a function, is ${describe(one?.[method])}`);
+      }
+    }
+  };
   const kinds = (field: string, one: unknown, needed: readonly unknown[]): Record<string, unknown> => {
     const columns = object(field, one) ?? {};
     for (const [column, kind] of Object.entries(columns)) {
@@ -165,6 +172,7 @@ export function mappingProblems(value: unknown): MappingProblem[] {
   };
 
   const unifiedTables = new Map<string, { field: string; shape: string }>();
+  const unifiedRoots = new Map<string, ReadonlySet<string>>();
   const sameEverywhere = (field: string, table: unknown, key: unknown, columns: Record<string, unknown>) => {
     if (typeof table !== "string") return;
     const shape = JSON.stringify([key, Object.entries(columns).sort(([a], [b]) => (a < b ? -1 : 1))]);
@@ -217,6 +225,7 @@ export function mappingProblems(value: unknown): MappingProblem[] {
         text(`${at}.key`, root.key);
         const columns = kinds(`${at}.columns`, root.columns, [root.key]);
         sameEverywhere(at, root.table, root.key, columns);
+        if (typeof root.table === "string") unifiedRoots.set(root.table, new Set(Object.keys(columns)));
       }
       const names = list(`${field}.unified.related`, unified.related).map((item, i) => {
         const at = `${field}.unified.related[${i}]`;
@@ -259,18 +268,101 @@ export function mappingProblems(value: unknown): MappingProblem[] {
     "agents",
   );
   const ids = agents.map((agent, i) => {
-    if (agent?.registration === undefined) return undefined;
+    const tasks = agent?.tasks === undefined ? undefined : object(`agents[${i}].tasks`, agent.tasks);
+    if (agent?.registration === undefined) {
+      if (tasks) report(`agents[${i}].tasks`, "goes with a registration, which is missing");
+      return undefined;
+    }
     const at = `agents[${i}].registration`;
     const registration = object(at, agent.registration);
     if (!registration) return undefined;
     text(`${at}.agentType`, registration.agentType);
     texts(`${at}.capabilities`, registration.capabilities);
-    texts(`${at}.emits`, registration.emits);
+    const emits = texts(`${at}.emits`, registration.emits);
+    if (tasks) {
+      const events = object(`agents[${i}].tasks.events`, tasks.events);
+      for (const moment of ["started", "completed", "failed"]) {
+        const type = events && text(`agents[${i}].tasks.events.${moment}`, events[moment]);
+        if (type !== undefined && !emits.includes(type))
+          report(`agents[${i}].tasks.events.${moment}`, `is not among what the agent emits: ${emits.join(", ")}`);
+      }
+      for (const method of ["payload", "schemas"]) {
+        if (tasks[method] !== undefined && typeof tasks[method] !== "function")
+          report(`agents[${i}].tasks.${method}`, `has to be a function, is ${describe(tasks[method])}`);
+      }
+    }
     return text(`${at}.agentId`, registration.agentId);
   });
   unique("agents", ids, "registered agents");
 
-  texts("eventTypes", platform.eventTypes);
+  if (platform.records !== undefined) {
+    const records = object("records", platform.records);
+    if (records) {
+      const columns = unifiedRoots.get(text("records.table", records.table) ?? "");
+      if (typeof records.table === "string" && records.table !== "" && columns === undefined)
+        report("records.table", `has to be a unified root table, is ${describe(records.table)}`);
+      const column = (field: string, one: unknown) => {
+        const name = text(field, one);
+        if (name !== undefined && columns && !columns.has(name)) report(field, `is no column of ${records.table}`);
+      };
+      for (const [name, one] of Object.entries(object("records.filters", records.filters) ?? {})) {
+        column(`records.filters.${name}`, one);
+      }
+      for (const name of ["createdAt", "updatedAt"]) {
+        if (records[name] !== undefined) column(`records.${name}`, records[name]);
+      }
+      for (const method of ["key", "fromAggregate", "toAggregate"]) {
+        if (typeof records[method] !== "function") {
+          report(`records.${method}`, `has to be a function, is ${describe(records[method])}`);
+        }
+      }
+    }
+  }
+  const eventTypes = texts("eventTypes", platform.eventTypes);
+  if (platform.events !== undefined) {
+    const events = object("events", platform.events);
+    if (events) {
+      const more = events.extensionTypes === undefined ? [] : texts("events.extensionTypes", events.extensionTypes);
+      more.forEach((type, i) => {
+        if (eventTypes.includes(type))
+          report(`events.extensionTypes[${i}]`, `"${type}" is one of the eventTypes already`);
+      });
+      for (const method of ["payloads", "spelling"]) {
+        if (events[method] !== undefined && typeof events[method] !== "function") {
+          report(`events.${method}`, `has to be a function, is ${describe(events[method])}`);
+        }
+      }
+      const names = events.names === undefined ? {} : (object("events.names", events.names) ?? {});
+      for (const [name, one] of Object.entries(names)) {
+        const meant = object(`events.names.${name}`, one);
+        if (!meant) continue;
+        const type = text(`events.names.${name}.type`, meant.type);
+        if (type !== undefined && !eventTypes.includes(type) && !more.includes(type)) {
+          report(`events.names.${name}.type`, `"${type}" is neither one of the eventTypes nor of the extensionTypes`);
+        }
+        if (meant.payload !== undefined) object(`events.names.${name}.payload`, meant.payload);
+      }
+      const known = aggregates.map((one) => (isObject(one) ? one.name : undefined));
+      const derived = events.derived === undefined ? {} : (object("events.derived", events.derived) ?? {});
+      for (const [name, one] of Object.entries(derived)) {
+        const at = `events.derived.${name}`;
+        if (!known.includes(name)) report(at, "is the name of none of the aggregates");
+        functions(at, object(at, one), ["state", "transitions"]);
+      }
+      if (events.bridge !== undefined) {
+        const bridge = object("events.bridge", events.bridge);
+        if (bridge) {
+          for (const name of ["table", "key"]) text(`events.bridge.${name}`, bridge[name]);
+          texts("events.bridge.columns", bridge.columns);
+          functions("events.bridge", bridge, ["agent", "event"]);
+        }
+      }
+    }
+  }
+  if (platform.heartbeatEvent !== undefined) {
+    const type = text("heartbeatEvent", platform.heartbeatEvent);
+    if (type !== undefined && !eventTypes.includes(type)) report("heartbeatEvent", "is not among the eventTypes");
+  }
   if (platform.migrations !== undefined) text("migrations", platform.migrations);
   if (platform.adopts !== undefined) {
     list("adopts", platform.adopts).forEach((one, i) => {

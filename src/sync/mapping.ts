@@ -100,6 +100,188 @@ export interface AgentSpec {
     readonly capabilities: readonly string[];
     readonly emits: readonly string[];
   };
+  /** What its adapter does with a task. Without: it tells nothing, and takes and gives any JSON. */
+  readonly tasks?: TaskSpec;
+}
+
+/** How a task of an agent looks to others. Pure. */
+export interface TaskSpec {
+  /** The types of the events that tell of it: when it begins, when it ends well, when it fails. Among `emits`. */
+  readonly events: { readonly [moment in TaskMoment]: string };
+  /** What these events say. Without: `{ task_id }`, and when it fails its `error`. */
+  payload?(moment: TaskMoment, task: TaskFacts): object;
+  /** Loaded with the first task. What they refuse is refused, with the problems that they name. */
+  schemas?(): Promise<{ readonly input: TaskSchema; readonly output: TaskSchema }>;
+}
+
+export type TaskMoment = "started" | "completed" | "failed";
+
+export interface TaskFacts {
+  readonly taskId: string;
+  readonly agentId: string;
+  readonly input: unknown;
+  /** Undefined until it is completed. */
+  readonly output?: unknown;
+  /** Undefined unless it failed. */
+  readonly error?: string;
+}
+
+/** As zod's: says whether a value is good, and if not, what is wrong where. */
+export interface TaskSchema {
+  safeParse(value: unknown):
+    | { readonly success: true }
+    | {
+        readonly success: false;
+        readonly error: { readonly issues: readonly { path: readonly PropertyKey[]; message: string }[] };
+      };
+}
+
+/**
+ * How the dual writer's records look to an agent, in place of rows by table. Pure, like the mappings. What it refuses,
+ * it refuses with a {@link MappingError} that names the field.
+ */
+export interface RecordCodec {
+  /** The unified root table whose aggregates these records are. */
+  readonly table: string;
+  /** Fields that a list can be filtered by, and the root columns behind them. */
+  readonly filters: { readonly [field: string]: string };
+  /** Root columns for when a record was made and when it was last changed: `toAggregate` sets them to `now`. */
+  readonly createdAt?: string;
+  readonly updatedAt?: string;
+  /** The key that a new record names; null where it names none. */
+  key(record: object): string | null;
+  fromAggregate(unified: Aggregate): object;
+  /**
+   * The whole unified aggregate once `changes` are made to `current` (null: a new record with this key) at `now` (ISO
+   * UTC, later than what `current` has as updatedAt). What the changes do not name stays as it is, to the byte.
+   */
+  toAggregate(changes: object, current: Aggregate | null, key: string, now: string): Aggregate;
+}
+
+/** What a payload schema has to be able to do: those of zod can. */
+export interface PayloadSchema {
+  safeParse(payload: unknown):
+    | { readonly success: true }
+    | {
+        readonly success: false;
+        readonly error: {
+          readonly issues: readonly { readonly path: readonly PropertyKey[]; readonly message: string }[];
+        };
+      };
+}
+
+/** What takes time: from the event that opens it to the one, of the same subject or caused by it, that closes it. */
+export interface SpanSpec {
+  readonly name: string;
+  readonly opens: readonly string[];
+  /** By type: how it ended. */
+  readonly closes: { readonly [type: string]: "done" | "failed" | "cancelled" };
+  /** Nobody works meanwhile: something waits to be begun. */
+  readonly waits?: boolean;
+}
+
+/** A unified root table, as far as it tells how a piece of work stands. */
+export interface WorkTable {
+  readonly table: string;
+  /** The column that says what the work belongs to. Has to be indexed. */
+  readonly correlation: string;
+  readonly status: string;
+  /** Statuses after which nothing more happens. */
+  readonly final: readonly string[];
+  readonly agent?: string;
+  readonly kind?: string;
+  readonly changedAt?: string;
+}
+
+/** How the events of one piece of work hang together. */
+export interface TraceSpec {
+  readonly spans: readonly SpanSpec[];
+  readonly work?: readonly WorkTable[];
+  /**
+   * Events that name other work which they lead to: by their subject, or by members of their payload. What is named is
+   * looked for as a correlation id.
+   */
+  readonly leadsTo?: readonly {
+    /** Topic patterns. */
+    readonly types: readonly string[];
+    readonly subject?: boolean;
+    readonly members?: readonly string[];
+  }[];
+  /** Topic patterns of events that tell of something that went wrong. */
+  readonly alarming?: readonly string[];
+  /** Members of a payload that say most to people; the first one that is there. */
+  readonly tells?: readonly string[];
+}
+
+/** More about events than the names of their types. Pure, but for `payloads`, which may load a module. */
+export interface EventSpec {
+  /** Types that are accepted besides `eventTypes`, and counted apart. */
+  readonly extensionTypes?: readonly string[];
+  /**
+   * By type: what its payload has to be. Asked for once, when the first event has to be judged: what is heavy is to be
+   * loaded here. A type without a schema takes any JSON object.
+   */
+  payloads?(): Promise<{ readonly [type: string]: PayloadSchema }>;
+  /** A name that some agents spell otherwise, as it is usually spelled; others as they are. Must not throw. */
+  spelling?(name: string): string;
+  /** Names, in their usual spelling, that mean a type of another name, and what they say besides. */
+  readonly names?: {
+    readonly [name: string]: {
+      readonly type: string;
+      readonly payload?: { readonly [member: string]: null | boolean | number | string };
+    };
+  };
+  /** For `hive trace`. Without it there are no durations, and only causes lead on to other work. */
+  readonly trace?: TraceSpec;
+  /** By the name of an aggregate mapping: what changes of its aggregates tell, of agents that do not tell it themselves. */
+  readonly derived?: { readonly [mapping: string]: DerivationRules };
+  /** The events that agents write themselves, in a table of the platform's own. */
+  readonly bridge?: EventBridge;
+}
+
+/** How events are made of an aggregate that has changed. Pure, like the mappings. */
+export interface DerivationRules {
+  /** What counts of it, as short text: where that is equal before and after, nothing has happened. */
+  state(unified: Aggregate): string;
+  /**
+   * What has happened between two states: null is an aggregate that was not there, or is not any more. `unified` is what
+   * it is afterwards.
+   */
+  transitions(before: string | null, after: string | null, unified: Aggregate | null): readonly DerivedEvent[];
+}
+
+/** An event without what the one who tells it knows: its id and its times. */
+export interface DerivedEvent {
+  readonly type: string;
+  /** The agent that did it. Default: the one whose aggregate it is. */
+  readonly sourceAgent?: string;
+  readonly correlationId?: string;
+  /** Default: the aggregate's key. */
+  readonly subject?: string;
+  readonly payload?: { readonly [member: string]: unknown };
+}
+
+/** A table of events that agents write, each row once. */
+export interface EventBridge {
+  readonly table: string;
+  /** The column that identifies a row: of an integer or a text. */
+  readonly key: string;
+  /** The columns that are read; one that the table lacks reads as NULL. */
+  readonly columns: readonly string[];
+  /** The agent that wrote it: a name among `agents`; null where it is none of them. Must not throw. */
+  agent(row: DataRow): string | null;
+  /** The row as columns of an event, unjudged: whatever does not fit is put aside, with the reason. Must not throw. */
+  event(row: DataRow): BridgedEvent;
+}
+
+/** Types may have any spelling of the mapping's; payload and metadata are JSON text. */
+export interface BridgedEvent {
+  readonly type: Value;
+  readonly correlationId: Value;
+  readonly subject: Value;
+  readonly payload: Value;
+  readonly metadata: Value;
+  readonly occurredAt: Value;
 }
 
 /** A whole platform: what a preset or a user's mapping module exports as its default. */
@@ -110,10 +292,16 @@ export interface PlatformMapping {
   readonly agents: readonly AgentSpec[];
   /** Event types that are registered; may be empty. */
   readonly eventTypes: readonly string[];
+  /** Without it, events of `eventTypes` are accepted with any JSON object as their payload. */
+  readonly events?: EventSpec;
+  /** The type of the event by which an agent says that it is alive, if there is one: among `eventTypes`. */
+  readonly heartbeatEvent?: string;
   /** Folder with the migrations that make the unified tables: absolute, or relative to the module. */
   readonly migrations?: string;
   /** A migration of that folder which another tool may already have applied. */
   readonly adopts?: readonly Adoption[];
+  /** Typed records for the dual writer. Without it, a record is the rows of a unified aggregate by table. */
+  readonly records?: RecordCodec;
 }
 
 /** A migration known to another migration tool by a version in a table of its own. */
@@ -157,9 +345,13 @@ export function keyText(value: Value | undefined): string | null {
 
 /** A key's text as the value to look for in a column of this type; null where no value of that type has this text. */
 export function keyValue(text: string, type: ColumnType): Value {
+  if (type === "uuid") return UUID.test(text) ? text : null;
   if (type !== "integer" && type !== "numeric") return text;
   return /^(0|-?[1-9]\d{0,18})$/.test(text) ? BigInt(text) : null;
 }
+
+/** As the database writes it: another spelling of it is another key. */
+const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 
 /** Equal as the database stores them: `5` and `5n` are one integer, text is never a number. */
 export function sameValue(a: Value | undefined, b: Value | undefined): boolean {

@@ -1,6 +1,8 @@
 import type { Context } from "../context.ts";
 import { HiveError } from "../errors.ts";
-import { listFlags } from "../flags/facts.ts";
+import { readFlagStates } from "../flags/facts.ts";
+import { ALL_OFF, authorityOf, effectiveStage, type Stage } from "../flags/stages.ts";
+import { tablesIn } from "../schema/tables.ts";
 import { type Session, tupleSize, type Value } from "../storage/port.ts";
 import { among, id, sql } from "../storage/sql.ts";
 import {
@@ -55,11 +57,10 @@ export type Judgement =
   | { readonly kind: "extra"; readonly key: string; readonly agent: string; readonly side: "legacy" | "unified" };
 
 /** All mappings as they are in this database, in their order. */
-export async function introspectAll(context: Context): Promise<Layout[]> {
+export async function introspectAll(context: Context, session: Session = context.store.read): Promise<Layout[]> {
+  const tables = await tablesIn(context.store, session);
   const layouts: Layout[] = [];
-  for (const aggregate of context.mapping.aggregates) {
-    layouts.push(await introspect(context.store, aggregate, context.store.read));
-  }
+  for (const aggregate of context.mapping.aggregates) layouts.push(await introspect(tables, aggregate, session));
   return layouts;
 }
 
@@ -77,23 +78,24 @@ export async function countRoots(context: Context, layouts: readonly Layout[]): 
 export class Who {
   readonly agents: readonly string[];
   private readonly selected: ReadonlySet<string>;
+  private readonly stages: ReadonlyMap<string, Stage>;
   private readonly unified: ReadonlySet<string>;
-  private readonly known: ReadonlySet<string>;
   private readonly flags: string;
 
-  private constructor(context: Context, agents: readonly string[], unified: ReadonlySet<string>, flags: string) {
+  private constructor(agents: readonly string[], stages: ReadonlyMap<string, Stage>, flags: string) {
     this.agents = agents;
     this.selected = new Set(agents);
-    this.unified = unified;
-    this.known = new Set(context.mapping.agents.map((agent) => agent.name));
+    this.stages = stages;
+    this.unified = new Set([...stages].filter(([, stage]) => authorityOf(stage) === "unified").map(([name]) => name));
     this.flags = flags;
   }
 
-  static async of(context: Context, agents: readonly string[]): Promise<Who> {
-    const flags = await readFlags(context, context.store.read, agents);
-    const { agents: all } = await listFlags(context);
-    const unified = all.filter((one) => one.authority === "unified").map((one) => one.agent);
-    return new Who(context, agents, new Set(unified), flags);
+  static async of(context: Context, agents: readonly string[], session: Session = context.store.read): Promise<Who> {
+    // First: a flag that changes in between is then found changed.
+    const flags = await readFlags(context, session, agents);
+    const all = context.mapping.agents.map((agent) => agent.name);
+    const states = await readFlagStates(context, session, all);
+    return new Who(agents, new Map(all.map((agent) => [agent, effectiveStage(states.get(agent) ?? ALL_OFF)])), flags);
   }
 
   /**
@@ -101,8 +103,15 @@ export class Who {
    * another side leads for any agent: what was decided would write old values over new ones.
    */
   async assertUnchanged(tx: Session, context: Context): Promise<void> {
-    if ((await readFlags(context, tx, this.agents)) === this.flags) return;
-    throw flagsChanged();
+    if (!(await this.isUnchanged(tx, context))) throw flagsChanged();
+  }
+
+  async isUnchanged(tx: Session, context: Context): Promise<boolean> {
+    return (await readFlags(context, tx, this.agents, this.flags !== "")) === this.flags;
+  }
+
+  stage(agent: string): Stage {
+    return this.stages.get(agent) ?? "off";
   }
 
   leads(agent: string): "legacy" | "unified" {
@@ -110,12 +119,12 @@ export class Who {
   }
 
   isKnown(agent: string): boolean {
-    return this.known.has(agent);
+    return this.stages.has(agent);
   }
 
   /** An agent that the mapping does not list is everybody's business: it must not be passed over in silence. */
   includes(agent: string): boolean {
-    return this.selected.has(agent) || (!this.known.has(agent) && this.everyone);
+    return this.selected.has(agent) || (!this.isKnown(agent) && this.everyone);
   }
 
   /** Whether the unified side leads for any agent at all. */
@@ -124,7 +133,7 @@ export class Who {
   }
 
   get everyone(): boolean {
-    return this.selected.size === this.known.size;
+    return this.selected.size === this.stages.size;
   }
 }
 
@@ -135,8 +144,14 @@ export function flagsChanged(): HiveError {
 }
 
 /** The flags of these agents, and of all others only which side leads. */
-async function readFlags(context: Context, session: Session, agents: readonly string[]): Promise<string> {
-  if ((await context.store.table("hive_flags", session)) === null) return "";
+async function readFlags(
+  context: Context,
+  session: Session,
+  agents: readonly string[],
+  known = false,
+): Promise<string> {
+  // Under the lock, where every question counts, not asked again of a table that was there.
+  if (!known && (await context.store.table("hive_flags", session)) === null) return "";
   const rows = await session.all(
     sql`SELECT agent, flag, value FROM hive_flags WHERE flag IN ('dual-write', 'reads') ORDER BY agent, flag`,
   );
@@ -236,10 +251,11 @@ export class Pager {
     const unified = page.unified.get(key);
     let agent = layout.mapping.agent(aggregate);
     let leads = who.leads(agent);
-    if (unified && who.someLeadUnified) {
+    // Also where the legacy row has gone to another agent: what the unified side still says would lead some day.
+    if (unified && (who.someLeadUnified || !who.includes(agent))) {
       const owner = layout.mapping.unifiedAgent(toAggregate(layout.unified, unified));
       if (who.leads(owner) === "unified") leads = "unified";
-      if (leads === "unified" && (who.includes(owner) || !who.includes(agent))) agent = owner;
+      if (!who.includes(agent) || (leads === "unified" && who.includes(owner))) agent = owner;
     }
     if (!who.includes(agent)) return null;
     const refuse = (direction: "up" | "down", reason: string): Judgement => ({
@@ -373,6 +389,11 @@ export class PageSize {
   tooMany(count: number): void {
     this.rows = Math.ceil(count / 2);
   }
+}
+
+/** Roughly what a page takes: the characters of its texts, the bytes of its blobs. */
+export function sizeOf(page: Page): number {
+  return bytes(page.legacy) + bytes(page.unified.values());
 }
 
 function bytes(all: Iterable<Loaded>): number {

@@ -50,7 +50,7 @@ export async function testMapping(context: Context, options: MappingTestOptions 
       for (const column of missingColumns(layout)) missing.add(column);
       const limit = Math.min(options.sample ?? DEFAULT_SAMPLE, MAX_SAMPLE);
       const loaded = options.keys?.length
-        ? await loadKeys(session, layout.legacy, options.keys)
+        ? (await loadKeys(session, layout.legacy, options.keys)).sort(inOrderOfKeys)
         : [...(await firstRows(session, layout.legacy, limit)), ...(await loadWithoutKey(session, layout.legacy, 1))];
       const earlier = await earlierLayouts(context, mapping, session);
       const keys = loaded.flatMap(({ key }) => (key === null ? [] : [key]));
@@ -67,6 +67,12 @@ export async function testMapping(context: Context, options: MappingTestOptions 
     });
   }
   return { samples, missingColumns: [...missing] };
+}
+
+/** As {@link firstRows} gives them: of named keys, each database gives the rows in an order of its own. */
+function inOrderOfKeys({ keyValue: a }: Loaded, { keyValue: b }: Loaded): number {
+  if (a === null || b === null) return Number(b === null) - Number(a === null);
+  return Number(a > b) - Number(a < b);
 }
 
 /** The first aggregates in the order of their keys, read in pages. */

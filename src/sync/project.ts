@@ -44,7 +44,7 @@ export async function projectDown(context: Context, options: ProjectDownOptions)
   const layouts = await introspectAll(context);
   const pagers = pagersOf(layouts, who, true);
   const meter = new Meter("project down", clock, options.onProgress);
-  const pace = new Pace(store, clock, settings.lockBudget);
+  const pace = new Pace(store, clock, settings.lockBudget, "project down");
 
   for (const table of new Set(layouts.map((layout) => layout.unified.root.table))) {
     const own = pagers.filter((pager) => pager.layout.unified.root.table === table);

@@ -1,4 +1,4 @@
-import type { Tuple, Value } from "../storage/port.ts";
+import type { ColumnType, Tuple, Value } from "../storage/port.ts";
 import type { Layout, RelatedLayout } from "./aggregates.ts";
 import { asStored, keyIn, type Loaded, type SideLayout, type TableLayout, toAggregate, toTuple } from "./aggregates.ts";
 import {
@@ -34,8 +34,17 @@ export interface ColumnDifference {
 export type UpVerdict =
   | { readonly kind: "quarantined"; readonly reason: string }
   | { readonly kind: "same" }
-  /** `related` says which related tables have to be written (by position); `exists` whether the root row is there. */
-  | { readonly kind: "write"; readonly rows: Rows; readonly exists: boolean; readonly related: readonly boolean[] };
+  /**
+   * `related` says which related tables have to be written (by position); `exists` whether the root row is there, and
+   * `columns` which of its columns differ.
+   */
+  | {
+      readonly kind: "write";
+      readonly rows: Rows;
+      readonly exists: boolean;
+      readonly columns?: readonly string[];
+      readonly related: readonly boolean[];
+    };
 
 export type DownVerdict =
   | { readonly kind: "quarantined"; readonly reason: string }
@@ -158,9 +167,11 @@ function exactTuple(table: TableLayout, row: DataRow): Tuple {
     refuseUnstorable(table, column, tuple[i]);
     if (row[column] !== undefined) given += 1;
   }
-  for (const [column, type] of table.loose) {
-    const at = table.columns.indexOf(column);
-    tuple[at] = asStored(type, tuple[at] ?? null);
+  for (const columns of [table.loose, table.forming]) {
+    for (const [column, type] of columns) {
+      const at = table.columns.indexOf(column);
+      if (at >= 0) tuple[at] = asStored(type, tuple[at] ?? null);
+    }
   }
   if (Object.keys(row).length === given) return tuple;
   for (const column in row) {
@@ -223,7 +234,8 @@ export function compareUp(
   );
   if (rootSame && relatedSame) return { kind: "same" };
   // All of them or none: a row of one may refer to a row of another.
-  return { kind: "write", rows, exists: true, related: layout.unified.related.map(() => !relatedSame) };
+  const columns = layout.unified.root.columns.filter((_, i) => !sameValue(rows.root[i], unified.root[i]));
+  return { kind: "write", rows, exists: true, columns, related: layout.unified.related.map(() => !relatedSame) };
 }
 
 function sameRows(
@@ -285,19 +297,34 @@ function sameTuple(
   return true;
 }
 
-/**
- * Agents in other languages write the same JSON with other spaces and in another order of keys. Numbers beyond what
- * JSON.parse keeps exactly are never called the same.
- */
+/** Agents in other languages write the same JSON with other spaces and in another order of keys; so does jsonb. */
 function sameJson(a: Value | undefined, b: Value | undefined): boolean {
   const left = jsonText(a);
   const right = jsonText(b);
-  if (left === null || right === null || /\d{16}/.test(left)) return false;
+  if (left === null || right === null) return false;
   try {
-    return deepEqual(JSON.parse(left), JSON.parse(right));
+    return deepEqual(JSON.parse(withExactNumbers(left)), JSON.parse(withExactNumbers(right)));
   } catch {
     return false;
   }
+}
+
+const JSON_TOKEN = /"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/g;
+
+/** Where there are numbers that JSON.parse would round: all numbers as texts that are equal for equal numbers. */
+function withExactNumbers(text: string): string {
+  if (!/\d{16}|\d\.\d{15}|[eE]/.test(text)) return text;
+  return text.replace(JSON_TOKEN, (token) => (token.startsWith('"') ? token : JSON.stringify(exactNumber(token))));
+}
+
+/** `-12.50e3` as `\u0000-125e2`: no text that JSON of an agent is likely to hold. */
+function exactNumber(token: string): string {
+  const [, sign = "", whole = "", fraction = "", exponent = "0"] =
+    /^(-?)(\d+)(?:\.(\d+))?(?:[eE]([+-]?\d+))?$/.exec(token) ?? [];
+  const digits = `${whole}${fraction}`.replace(/^0+/, "");
+  const kept = digits.replace(/0+$/, "");
+  const power = BigInt(exponent) - BigInt(fraction.length) + BigInt(digits.length - kept.length);
+  return kept === "" ? "\u00000" : `\u0000${sign}${kept}e${power}`;
 }
 
 /** A bare number becomes a number in a column that some other tool declared JSON (SQLite: NUMERIC). */
@@ -439,6 +466,10 @@ export function compareDown(layout: Layout, unified: Loaded, legacy: Loaded | un
       if (stray) return refuse(strayReason(table, stray[table.key]));
       // The columns that identify a row need only do so within its aggregate.
       const identity = [...new Set([table.key, ...table.identity])];
+      const its = keyIn(table, unified.key);
+      // Rows that outlived an older root row are none of the new one's.
+      if (!legacy && its !== null)
+        changes.push({ table: table.table, action: "delete", where: { [table.key]: its }, set: {} });
       rowChanges(table, identity, rows, current?.[table.table] ?? [], changes);
     }
   } catch (error) {
@@ -469,7 +500,8 @@ function rowChanges(
       // Absent: it keeps its value. A column that this table lacks: it read as NULL on the way up.
       if (value === undefined || !table.types.has(column)) continue;
       refuseUnstorable(table, column, value);
-      if (present === undefined || !sameValue(present[column], value)) setColumn(set, column, value);
+      if (present === undefined || !sameStored(table.forming.get(column), present[column], value))
+        setColumn(set, column, value);
     }
     if (present === undefined) writes.push({ table: table.table, action: "insert", where: {}, set });
     else if (Object.keys(set).length > 0) {
@@ -481,6 +513,12 @@ function rowChanges(
   }
   // After the deletes: a row that is called otherwise now may have values that have to be unique.
   changes.push(...writes);
+}
+
+/** Whether a column of this type would give back what it holds if this were written to it. */
+function sameStored(type: ColumnType | undefined, is: Value | undefined, value: Value): boolean {
+  if (sameValue(is, value) || type === undefined) return sameValue(is, value);
+  return type === "json" ? sameJson(is, value) : sameValue(is, asStored(type, value));
 }
 
 function pick(row: DataRow, columns: readonly string[]): DataRow {
@@ -537,7 +575,9 @@ export function differencesDown(
     const table = side.related.find((one) => one.table === change.table);
     const isThis = (row: DataRow) =>
       Object.entries(change.where).every(([column, value]) => sameValue(row[column], value));
-    const before = change.action === "insert" ? {} : (current[change.table]?.find(isThis) ?? {});
+    const found = current[change.table]?.find(isThis);
+    if (change.action === "delete" && found === undefined) return [];
+    const before = change.action === "insert" ? {} : (found ?? {});
     if (table === undefined || change.action === "update") {
       const row = table && rowName(table, toTuple(table, before));
       return Object.entries(change.set).map(([column, unified]) => ({
@@ -603,5 +643,121 @@ function withoutKeys(value: Value, keys: readonly string[]): string {
     return JSON.stringify(Object.fromEntries(Object.entries(parsed).filter(([key]) => !keys.includes(key))));
   } catch {
     return value;
+  }
+}
+
+/** What the unified rows are to be once a change of the legacy side is carried to them, while they lead. */
+export type Merge =
+  | { readonly kind: "quarantined"; readonly direction: "up" | "down"; readonly reason: string }
+  | { readonly kind: "same" }
+  /** `lossy`: something is written over that the legacy side could not have held. */
+  | { readonly kind: "write"; readonly rows: Rows; readonly related: readonly boolean[]; readonly lossy: boolean };
+
+/**
+ * Carries what changed on the legacy side to a unified aggregate that leads. `base`: the unified rows that the legacy
+ * ones said when both were last carried over; null where they said what the unified ones say now. What they say
+ * otherwise since then is taken over; what only the unified side holds stays, as long as both sides are equal then: a
+ * value can mean something else beside the new notes, and gives way.
+ */
+export function mergeUp(layout: Layout, legacy: Loaded, unified: Loaded, base: Rows | null): Merge {
+  const target = projectUp(layout, legacy, toAggregate(layout.legacy, legacy));
+  if ("reason" in target) return { kind: "quarantined", direction: "up", reason: target.reason };
+  const before: Rows = base ?? unified;
+  const kinds = layout.mapping.unified;
+  let lossy = false;
+  const merged = (table: TableLayout, said: Tuple, then: Tuple, is: Tuple, columns: Kinds, own: Notes): Tuple =>
+    table.columns.map((column, i) => {
+      const [now, was, there] = [said[i] ?? null, then[i] ?? null, is[i] ?? null];
+      const same = (a: Value, b: Value) => sameValue(a, b) || (columns[column] === "json" && sameJson(a, b));
+      const keys = own[column];
+      if (same(now, there)) return there;
+      if (keys !== undefined) {
+        // The mapping's own notes are those of the legacy rows as they are; the rest is as in any other column.
+        const untouched = sameJson(withoutKeys(now, keys), withoutKeys(was, keys));
+        return untouched ? withNotesOf(there, now, keys) : now;
+      }
+      if (same(now, was)) return there;
+      lossy ||= !same(was, there);
+      return now;
+    });
+  const root = merged(
+    layout.unified.root,
+    target.rows.root,
+    before.root,
+    unified.root,
+    kinds.root.columns,
+    kinds.root.notes ?? {},
+  );
+  const related = layout.unified.related.map((table, i) => {
+    const columns = kinds.related[i]?.columns ?? {};
+    const positions = table.identity.map((column) => table.columns.indexOf(column));
+    const identify = (row: Tuple) => identityText(positions.map((at) => row[at]));
+    const then = new Map((before.related[i] ?? []).map((row) => [identify(row), row]));
+    const rows: Tuple[] = [];
+    for (const [said, is] of pairs(table, target.rows.related[i] ?? [], unified.related[i] ?? [])) {
+      const was = then.get(identify(said ?? is ?? []));
+      if (said && is) rows.push(merged(table, said, was ?? is, is, columns, {}));
+      // Removed above, unless it is another one by now.
+      else if (said) rows.push(...(was && sameTuple(table, columns, said, was) ? [] : [said]));
+      else if (is && !was) rows.push(is);
+      else if (is && was) lossy ||= !sameTuple(table, columns, was, is);
+    }
+    return rows.sort(byIdentity(table));
+  });
+  const taken: Rows = { root, related };
+  const rows = givingWay(layout, legacy, unified, taken, target.rows);
+  lossy ||= rows !== taken;
+  const sameRelated = layout.unified.related.every((table, i) =>
+    sameRows(table, kinds.related[i]?.columns ?? {}, rows.related[i] ?? [], unified.related[i] ?? []),
+  );
+  if (sameRelated && sameTuple(layout.unified.root, kinds.root.columns, rows.root, unified.root)) {
+    return { kind: "same" };
+  }
+  return { kind: "write", rows, related: layout.unified.related.map(() => !sameRelated), lossy };
+}
+
+/**
+ * `merged`, with what the legacy rows say in as few places as it takes for both sides to be equal. As it is where not
+ * even what they say is carried back to them as they are.
+ */
+function givingWay(layout: Layout, legacy: Loaded, unified: Loaded, merged: Rows, said: Rows): Rows {
+  const toCarryDown = (rows: Rows) => {
+    const verdict = compareDown(layout, { ...unified, ...rows }, legacy);
+    if (verdict.kind === "quarantined") return Number.POSITIVE_INFINITY;
+    if (verdict.kind === "same") return 0;
+    return verdict.changes.reduce((sum, { set }) => sum + 1 + Object.keys(set).length, 0);
+  };
+  let best = merged;
+  let left = toCarryDown(merged);
+  for (const [i, value] of said.root.entries()) {
+    if (left === 0) break;
+    if (sameValue(best.root[i], value)) continue;
+    const tried = { ...best, root: best.root.with(i, value) };
+    const then = toCarryDown(tried);
+    if (then < left) [best, left] = [tried, then];
+  }
+  if (left === 0) return best;
+  return toCarryDown(said) === 0 ? said : merged;
+}
+
+type Kinds = Readonly<Record<string, ColumnKind>>;
+type Notes = { readonly [column: string]: readonly string[] };
+
+/** The JSON object of one side with the mapping's own keys of the other. */
+function withNotesOf(value: Value, source: Value, keys: readonly string[]): Value {
+  const [own, other] = [objectOf(value), objectOf(source)];
+  if (own === null || other === null) return source;
+  const kept = Object.entries(own).filter(([key]) => !keys.includes(key));
+  const taken = Object.entries(other).filter(([key]) => keys.includes(key) || !Object.hasOwn(own, key));
+  return JSON.stringify(Object.fromEntries([...taken, ...kept]));
+}
+
+function objectOf(value: Value): object | null {
+  if (typeof value !== "string") return null;
+  try {
+    const parsed: unknown = JSON.parse(value);
+    return isObject(parsed) && !Array.isArray(parsed) ? parsed : null;
+  } catch {
+    return null;
   }
 }

@@ -91,10 +91,13 @@ export async function retryQuarantine(
     const { entries } = await listQuarantine(context, options);
     // Not loaded above: settle.ts needs the functions of this file.
     const { retryAggregates } = await import("./settle.ts");
-    const { released } = await retryAggregates(context, entries, options);
+    // What was written since may be what they wait for.
+    const { drainBefore } = await import("./sync.ts");
+    await drainBefore(context, options);
+    await retryAggregates(context, entries, options);
     const tried = new Set(entries.map(identity));
     const left = (await listQuarantine(context, { all: true })).entries.filter((entry) => tried.has(identity(entry)));
-    return { retried: entries.length, released, entries: left, dryRun };
+    return { retried: entries.length, released: entries.length - left.length, entries: left, dryRun };
   });
 }
 

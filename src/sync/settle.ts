@@ -3,14 +3,17 @@ import type { ChangeOptions, Context } from "../context.ts";
 import { HiveError } from "../errors.ts";
 import { audit } from "../rollout/audit.ts";
 import type { Session, Transaction, Tuple, Value } from "../storage/port.ts";
-import { sql } from "../storage/sql.ts";
-import { type Layout, type Loaded, type TableLayout, toAggregate } from "./aggregates.ts";
-import { deleteUnified, moveStaged, stage, type UnifiedWrite, writeLegacy } from "./apply.ts";
-import { type Aggregate, keyText, resolveAgents } from "./mapping.ts";
+import { among, id, ids, sql } from "../storage/sql.ts";
+import { aggregateJson, keyValues, type Layout, type Loaded, type TableLayout, toAggregate } from "./aggregates.ts";
+import { deleteUnified, hold, moveStaged, stage, type UnifiedWrite, writeLegacy } from "./apply.ts";
+import { baseOf, writeBase } from "./bases.ts";
+import { addChanges, noteWritten, pendingAmong } from "./changes.ts";
+import { type DataRow, keyText, resolveAgents } from "./mapping.ts";
 import { Pace } from "./pace.ts";
 import { introspectAll, isUnnamed, type Judgement, type Page, type Pager, pagersOf, Who } from "./page.ts";
 import { type LegacyChange, wayBack, withChanges } from "./projection.ts";
 import { type Quarantined, quarantine, release } from "./quarantine.ts";
+import { readAdapters } from "./telling.ts";
 
 export interface Settled {
   /** Keys that were written on one of the sides. */
@@ -19,6 +22,8 @@ export interface Settled {
   readonly same: readonly string[];
   /** Keys that only the legacy side has, while the unified side leads: left alone. */
   readonly spared: readonly string[];
+  /** Keys with changes that wait to be carried over: left to a sync. */
+  readonly awaiting: readonly string[];
   readonly quarantined: readonly Quarantined[];
   /** Whole aggregates that were put into hive_kept. */
   readonly kept: number;
@@ -33,9 +38,11 @@ export interface SettleOptions {
   readonly keepLosses?: boolean;
   /** Do not enforce foreign keys. */
   readonly looseReferences?: boolean;
+  /** Inside each transaction, before anything is read: throws where nothing may be written. */
+  readonly guard?: (tx: Transaction) => Promise<void>;
 }
 
-const NONE: Settled = { mended: [], same: [], spared: [], quarantined: [], kept: 0, released: 0 };
+const NONE: Settled = { mended: [], same: [], spared: [], awaiting: [], quarantined: [], kept: 0, released: 0 };
 
 /**
  * Looks at these aggregates again inside one write transaction and makes the side that follows equal to the one that
@@ -57,7 +64,8 @@ export async function settle(
       options.label,
       async (tx) => {
         await who.assertUnchanged(tx, context);
-        return settleIn(tx, context, pager, keys, options);
+        await options.guard?.(tx);
+        return tx.marked(() => settleIn(tx, context, pager, keys, options));
       },
       { looseReferences: options.looseReferences === true },
     );
@@ -97,7 +105,13 @@ async function settleApart(
         reason: `the database refuses the row: ${error.message}`,
       };
       await quarantine(tx, context, entry);
-      return { ...NONE, quarantined: [entry] };
+      const unified = page.unified.get(only);
+      // It leads no longer in a moment, and would then be written over.
+      const kept =
+        options.keepLosses && unified && judgement.kind === "down"
+          ? await keep(tx, context, pager, unified, judgement.agent, "unified", entry.reason)
+          : 0;
+      return { ...NONE, quarantined: [entry], kept };
     });
   }
   const half = Math.ceil(keys.length / 2);
@@ -111,6 +125,7 @@ export function addSettled(a: Settled, b: Settled): Settled {
     mended: [...a.mended, ...b.mended],
     same: [...a.same, ...b.same],
     spared: [...a.spared, ...b.spared],
+    awaiting: [...a.awaiting, ...b.awaiting],
     quarantined: [...a.quarantined, ...b.quarantined],
     kept: a.kept + b.kept,
     released: a.released + b.released,
@@ -121,18 +136,32 @@ export function addSettled(a: Settled, b: Settled): Settled {
 function judgeKey(pager: Pager, page: Page, key: string): Judgement | null {
   const legacy = page.legacy.find((one) => one.key === key);
   if (legacy) return pager.judge(page, legacy);
-  const unified = page.unified.get(key);
+  const unified = ownAlone(pager, page.unified.get(key));
   return unified ? pager.judgeAlone(unified) : null;
+}
+
+/** A unified aggregate that no legacy row of this mapping has, if it is this mapping's at all. */
+function ownAlone({ layout }: Pager, unified: Loaded | undefined): Loaded | undefined {
+  return unified && layout.mapping.owns(toAggregate(layout.unified, unified)) ? unified : undefined;
 }
 
 async function settleIn(
   tx: Transaction,
   context: Context,
   pager: Pager,
-  keys: readonly string[],
+  all: readonly string[],
   options: SettleOptions,
 ): Promise<Settled> {
   const { layout } = pager;
+  await hold(
+    tx,
+    layout,
+    all.filter((key) => !isUnnamed(key)),
+    "wait",
+    true,
+  );
+  const pending = await pendingAmong(tx, layout.unified.root.table, all);
+  const keys = all.filter((key) => !pending.has(key));
   const page = await pager.some(tx, keys);
   const legacyByKey = new Map(page.legacy.map((one) => [one.key, one]));
   const writes: UnifiedWrite[] = [];
@@ -145,7 +174,7 @@ async function settleIn(
   let kept = 0;
   for (const key of keys) {
     const legacy = legacyByKey.get(key);
-    const unified = page.unified.get(key);
+    const unified = legacy ? page.unified.get(key) : ownAlone(pager, page.unified.get(key));
     const judgement = legacy ? pager.judge(page, legacy) : unified ? pager.judgeAlone(unified) : null;
     if (judgement === null) {
       if (!legacy && !unified && !isUnnamed(key)) gone.push(key);
@@ -170,7 +199,22 @@ async function settleIn(
         mended.push(key);
         break;
       case "down":
-        await writeLegacy(tx, judgement.write.changes);
+        if (legacy && (options.label === "repair" || page.inQuarantine.get(key) === "up")) {
+          kept += await keep(
+            tx,
+            context,
+            pager,
+            legacy,
+            agent,
+            "legacy",
+            "the unified side leads, and says something else",
+          );
+        }
+        await writeDown(tx, context, pager, key, agent, judgement.write.changes);
+        if (unified) {
+          const after = withChanges(layout.legacy, key, legacy, judgement.write.changes);
+          await writeBase(tx, layout.unified.root.table, key, agent, baseOf(layout, after, unified));
+        }
         mended.push(key);
         downward.push(key);
         break;
@@ -202,7 +246,22 @@ async function settleIn(
       after: { mapping: layout.mapping.name, keys: mended },
     });
   }
-  return { mended, same, spared, quarantined, kept, released };
+  await noteWritten(tx, layout.unified.root.table, mended);
+  // What could not be expressed so far may be another one by now.
+  if (mended.length > 0 && (await readAdapters(context, tx)).states !== null) {
+    await addChanges(
+      tx,
+      "state",
+      layout.unified.root.table,
+      mended.filter((key) => !isUnnamed(key)),
+    );
+  }
+  // The legacy side is no longer behind: the flip out of `complete` need not put them into the log.
+  const level = [...mended, ...same];
+  if (options.keepLosses && level.length > 0) {
+    await tx.run(sql`DELETE FROM hive_behind WHERE source = ${layout.unified.root.table} AND key IN ${among(level)}`);
+  }
+  return { mended, same, spared, awaiting: [...pending.keys()], quarantined, kept, released };
 }
 
 function replacing(layout: Layout): Pick<UnifiedWrite, "exists" | "related"> {
@@ -251,20 +310,22 @@ export async function keepLosses(
     const reason = `the legacy tables cannot hold ${losses.join(", ")}`;
     kept += await keep(tx, context, pager, unified, agent, "unified", reason);
   }
+  await tx.run(
+    sql`UPDATE hive_bases SET kept = 1 WHERE source = ${layout.unified.root.table} AND key IN ${among(keys)}`,
+  );
   return kept;
 }
 
-/** 0 where the same was kept before. */
-async function keep(
+/** Puts a whole aggregate into hive_kept. 0 where the same was kept before. */
+export async function keep(
   tx: Transaction,
   context: Context,
-  pager: Pager,
+  { layout }: Pick<Pager, "layout">,
   loaded: Loaded,
   agent: string,
   side: "legacy" | "unified",
   reason: string,
 ): Promise<number> {
-  const { layout } = pager;
   const mapping = layout.mapping.name;
   const key = loaded.key ?? "";
   const json = aggregateJson(toAggregate(side === "legacy" ? layout.legacy : layout.unified, loaded));
@@ -303,6 +364,40 @@ export async function wouldKeep(
   return !(await isKept(session, layout.mapping.name, key, "unified", json));
 }
 
+/**
+ * Writes on the legacy side. Where the root row was gone, rows that outlived it would be in the way of those that come:
+ * they go, and a copy is kept. Of a table that the mapping does not write they stay, and are the aggregate's again.
+ */
+export async function writeDown(
+  tx: Transaction,
+  context: Context,
+  { layout }: Pick<Pager, "layout">,
+  key: string,
+  agent: string,
+  changes: readonly LegacyChange[],
+): Promise<void> {
+  const { root, related } = layout.legacy;
+  if (changes.some(({ table, action }) => table === root.table && action === "insert")) {
+    const orphans: [string, readonly DataRow[]][] = [];
+    for (const table of related) {
+      const values = keyValues([key], table.keyType);
+      if (values.length === 0 || !changes.some((change) => change.table === table.table)) continue;
+      const its = sql`${id(table.table)} WHERE ${id(table.key)} IN ${among(values)}`;
+      const rows = await tx.tuples(sql`SELECT ${ids(table.columns)} FROM ${its}`);
+      if (rows.length === 0) continue;
+      const named = rows.map((row) => Object.fromEntries(table.columns.map((column, i) => [column, row[i] ?? null])));
+      orphans.push([table.table, named]);
+      await tx.run(sql`DELETE FROM ${its}`);
+    }
+    if (orphans.length > 0) {
+      await tx.run(sql`INSERT INTO hive_kept (at, mapping, key, agent, side, reason, aggregate)
+        VALUES (${isoTime(context.clock)}, ${layout.mapping.name}, ${key}, ${agent}, 'legacy', 'their root row was gone',
+                ${aggregateJson(Object.fromEntries(orphans))})`);
+    }
+  }
+  await writeLegacy(tx, changes);
+}
+
 /** Keeps rows of a related unified table that belong to no aggregate any more, each by itself. */
 export async function keepRows(
   tx: Transaction,
@@ -318,26 +413,6 @@ export async function keepRows(
       VALUES (${isoTime(context.clock)}, ${mapping}, ${key}, '', 'unified', 'its root row was gone',
               ${aggregateJson({ [table.table]: [named] })})`);
   }
-}
-
-/** An aggregate as JSON that gives every value back: text, small numbers and NULL as they are, the rest tagged. */
-export function aggregateJson(aggregate: Aggregate): string {
-  const tables = Object.entries(aggregate).map(([table, rows]) => [
-    table,
-    rows.map((row) => Object.fromEntries(Object.entries(row).map(([column, value]) => [column, taggedValue(value)]))),
-  ]);
-  return JSON.stringify(Object.fromEntries(tables));
-}
-
-function taggedValue(value: Value): unknown {
-  if (value instanceof Uint8Array) return { $blob: Buffer.from(value).toString("base64") };
-  if (typeof value === "bigint") {
-    const small = Number(value);
-    return Number.isSafeInteger(small) ? small : { $int: value.toString() };
-  }
-  if (typeof value === "number" && (Number.isInteger(value) || !Number.isFinite(value)))
-    return { $real: String(value) };
-  return value;
 }
 
 /** A value as JSON can hold it, for results: what JSON has no number for is shown as text. */
@@ -366,7 +441,7 @@ export async function retryAggregates(
   let released = 0;
   for (const pager of pagersOf(layouts, who, true)) {
     const keys = entries.filter((entry) => entry.mapping === pager.layout.mapping.name).map((entry) => entry.key);
-    const pace = new Pace(context.store, context.clock, context.settings.lockBudget);
+    const pace = new Pace(context.store, context.clock, context.settings.lockBudget, "quarantine retry");
     for (let done = 0; done < keys.length; ) {
       if (options.abort?.aborted) {
         throw new HiveError("INTERRUPTED", "The retry was interrupted.", { hint: "Run it again to go on." });

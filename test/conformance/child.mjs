@@ -8,14 +8,16 @@ import { pathToFileURL } from "node:url";
 const [dist = "", request = "{}"] = process.argv.slice(2);
 const { path, action, name = "work", leaseMs = 15_000, timeoutMs = 0, busyTimeoutMs = 10_000 } = JSON.parse(request);
 const load = (file) => import(pathToFileURL(join(dist, file)).href);
-const { openSqlite } = await load("storage/sqlite.js");
+const remote = /^postgres(ql)?:/.test(path);
+const { openSqlite } = remote ? {} : await load("storage/sqlite.js");
+const { postgresAt } = remote ? await load("storage/postgres.js") : {};
 const { sql } = await load("storage/sql.js");
 const { systemClock } = await load("clock.js");
 
 const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
 const say = (event, more = {}) => console.log(JSON.stringify({ event, pid: process.pid, ...more }));
 const told = () => lines.next();
-const store = openSqlite(path, { busyTimeoutMs, leaseMs, clock: systemClock });
+const store = (remote ? postgresAt : openSqlite)(path, { busyTimeoutMs, leaseMs, clock: systemClock });
 const add = (text) => store.transaction("add", (tx) => tx.run(sql`INSERT INTO notes (body) VALUES (${text})`));
 const actions = {
   /** Keeps the write lock until it is told to commit. */
@@ -36,6 +38,23 @@ const actions = {
         await add("after");
       },
     ),
+  /** Keeps a named lock, and within it a transaction that has written. */
+  lockedTransaction: () =>
+    store.withLock(name, { purpose: "child", timeoutMs }, () =>
+      store.transaction("hold", async (tx) => {
+        await tx.run(sql`INSERT INTO notes (body) VALUES ('held')`);
+        say("begun");
+        await told();
+        await tx.run(sql`INSERT INTO notes (body) VALUES ('held as well')`);
+      }),
+    ),
+  /** Keeps a row locked until it is told to commit. */
+  row: () =>
+    store.transaction("hold", async (tx) => {
+      await tx.run(sql`UPDATE notes SET body = 'held' WHERE id = 1`);
+      say("begun");
+      await told();
+    }),
   /** Counts up without ever being alone, if locks do not exclude. */
   count: () =>
     store.withLock(name, { timeoutMs: 60_000 }, async () => {

@@ -33,6 +33,11 @@ function execute(path: string, text: string): void {
 for (const mode of ["WAL", "DELETE"]) {
   describeStore({
     name: `sqlite, found in journal mode ${mode}`,
+    dialect: "sqlite",
+    skips: {
+      "a holder that froze within a transaction keeps nothing, and what it had written is undone":
+        "nobody can take a file's lock from a process that lives",
+    },
     create: async () => {
       const path = join(temporaryDirectory(), "store.db");
       execute(path, `PRAGMA journal_mode = ${mode}; CREATE TABLE first (id); DROP TABLE first`);

@@ -5,6 +5,7 @@ import { onTestFinished } from "vitest";
 import { type Clock, type Signal, systemClock } from "../../src/clock.ts";
 import { CONFIG_DEFAULTS, type Settings } from "../../src/config.ts";
 import type { Context } from "../../src/context.ts";
+import { postgresAt } from "../../src/storage/postgres.ts";
 import { openSqlite } from "../../src/storage/sqlite.ts";
 import type { PlatformMapping } from "../../src/sync/mapping.ts";
 
@@ -43,16 +44,15 @@ export interface TestContextOptions {
   leaseMs?: number;
 }
 
-/** A context on an existing SQLite file. `await using context = testContext(path)` closes it. */
+/** A context on an existing SQLite file or PostgreSQL database. `await using context = testContext(path)` closes it. */
 export function testContext(path: string, options: TestContextOptions = {}): Context & AsyncDisposable {
   const clock = options.clock ?? systemClock;
-  const settings: Settings = { ...CONFIG_DEFAULTS, database: path, baseDirectory: dirname(path), ...options.settings };
-  const store = openSqlite(path, {
-    busyTimeoutMs: settings.busyTimeoutMs,
-    leaseMs: options.leaseMs ?? 15_000,
-    clock,
-    signal: options.signal,
-  });
+  const remote = /^postgres(ql)?:/.test(path);
+  const baseDirectory = options.settings?.baseDirectory ?? (remote ? temporaryDirectory() : dirname(path));
+  const settings: Settings = { ...CONFIG_DEFAULTS, database: path, ...options.settings, baseDirectory };
+  const { busyTimeoutMs } = settings;
+  const storeOptions = { busyTimeoutMs, leaseMs: options.leaseMs ?? 15_000, clock, signal: options.signal };
+  const store = remote ? postgresAt(path, storeOptions) : openSqlite(path, storeOptions);
   return {
     store,
     mapping: options.mapping ?? tinyMapping,

@@ -10,6 +10,9 @@ import { hivePreset } from "../../src/presets/hive/index.ts";
 import { samplePlatform } from "../../src/presets/hive/sample.ts";
 import { LEGACY_SCHEMA } from "../../src/presets/hive/sample-schema.ts";
 import { type TestContextOptions, temporaryDirectory, testContext } from "./context.ts";
+import { fillPostgres } from "./legacy-postgres.ts";
+import { isPostgres } from "./postgres.ts";
+import { executeSync, type LeftOut, selectSync } from "./sync-postgres.ts";
 
 /** The platform's databases for tests, in folders of the running test. */
 
@@ -28,7 +31,9 @@ export function sampleDatabase(options: { tasks: number; dirt?: boolean; seed?: 
   return path;
 }
 
-export function fillSample(path: string, options: { tasks: number; dirt?: boolean; seed?: number }): void {
+/** Tables and generated rows; on PostgreSQL only the rows. Returns what the tables there cannot hold. */
+export function fillSample(path: string, options: { tasks: number; dirt?: boolean; seed?: number }): LeftOut[] {
+  if (isPostgres(path)) return fillPostgres(path, options);
   const db = new Database(path);
   db.pragma("journal_mode = WAL");
   db.pragma("foreign_keys = OFF");
@@ -43,10 +48,15 @@ export function fillSample(path: string, options: { tasks: number; dirt?: boolea
     }
   })();
   db.close();
+  return [];
 }
 
 /** As any other process would write: plain SQL, past hive, foreign keys off as in some of the agents. */
 export function execute(path: string, text: string): void {
+  if (isPostgres(path)) {
+    executeSync(path, findingHive(text));
+    return;
+  }
   const db = new Database(path);
   db.pragma("foreign_keys = OFF");
   db.exec(text);
@@ -54,11 +64,15 @@ export function execute(path: string, text: string): void {
 }
 
 export function select(path: string, text: string): Record<string, unknown>[] {
+  if (isPostgres(path)) return selectSync(path, findingHive(text));
   const db = new Database(path, { readonly: true });
   const rows: unknown[] = db.prepare(text).all();
   db.close();
   return rows.map((row) => Object.fromEntries(Object.entries(row ?? {})));
 }
+
+/** hive's tables have a schema of their own there, which no agent has on its path. */
+const findingHive = (text: string) => (/\bhive_/.test(text) ? `SET search_path = public, hive; ${text}` : text);
 
 export function integrity(path: string): unknown {
   const db = new Database(path);
@@ -72,7 +86,7 @@ export function hastyClock(): Clock {
   let skipped = 0;
   return {
     ...systemClock,
-    now: () => Date.now() + skipped,
+    now: () => Date.now() + Math.round(skipped),
     monotonic: () => performance.now() + skipped,
     sleep: async (ms) => {
       skipped += ms;
@@ -101,13 +115,22 @@ export async function advance(
   }
 }
 
+/** As {@link execute}, unseen by the triggers: what makes two sides differ that hive believes to be equal. */
+export function executeUnseen(path: string, text: string): void {
+  const [begin, end] = isPostgres(path)
+    ? ["SET LOCAL hive.applying = 'on'", "SET LOCAL hive.applying = ''"]
+    : ["INSERT INTO hive_applying VALUES (1)", "DELETE FROM hive_applying"];
+  execute(path, `BEGIN; ${begin}; ${text}; ${end}; COMMIT;`);
+}
+
 /** Flags as SQL writes them, past the guards; of one agent, or of all. */
 export function place(path: string, agents: string | readonly string[], stage: Stage): void {
   const statements = STAGES.slice(1, STAGES.indexOf(stage) + 1).flatMap((one) => {
     const { flag, value } = settingBetween(STAGES[STAGES.indexOf(one) - 1] ?? "off", one);
-    return [agents]
-      .flat()
-      .map((agent) => `INSERT OR REPLACE INTO hive_flags VALUES ('${agent}', '${flag}', '${valueText(value)}', '');`);
+    return [agents].flat().map(
+      (agent) => `INSERT INTO hive_flags VALUES ('${agent}', '${flag}', '${valueText(value)}', '')
+          ON CONFLICT (agent, flag) DO UPDATE SET value = excluded.value;`,
+    );
   });
   execute(path, `BEGIN; ${statements.join("\n")} COMMIT;`);
 }

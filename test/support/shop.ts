@@ -1,12 +1,12 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import Database from "better-sqlite3";
 import type { Clock, Signal } from "../../src/clock.ts";
 import type { Settings } from "../../src/config.ts";
 import type { Context } from "../../src/context.ts";
 import { STAGES, type Stage, settingBetween, valueText } from "../../src/flags/stages.ts";
 import { migrateUp } from "../../src/schema/migrator.ts";
 import type { DataRow, PlatformMapping } from "../../src/sync/mapping.ts";
+import { type Backend, sqlite } from "./backends.ts";
 import { temporaryDirectory, testContext } from "./context.ts";
 
 /**
@@ -135,8 +135,17 @@ export class ManualClock implements Clock {
   }
 }
 
+export interface ShopOptions {
+  /** Default: SQLite. */
+  readonly backend?: Backend;
+  /** False leaves it as hive has never touched it. */
+  readonly migrated?: boolean;
+  readonly signal?: Signal;
+}
+
 export interface Shop extends AsyncDisposable {
-  readonly path: string;
+  readonly url: string;
+  /** Where its mapping's `migrations` are. */
   readonly directory: string;
   readonly clock: ManualClock;
   readonly context: Context;
@@ -157,79 +166,72 @@ export interface Shop extends AsyncDisposable {
   stage(agent: string): string;
 }
 
-/** The shop's database in a folder of the running test; `migrated: false` leaves it as hive has never touched it. */
-export async function openShop(options: { migrated?: boolean; signal?: Signal } = {}): Promise<Shop> {
+/** The shop's database, with its migrations in a folder of the running test. */
+export async function openShop({ backend = sqlite, migrated = true, signal }: ShopOptions = {}): Promise<Shop> {
   const directory = temporaryDirectory();
-  const path = join(directory, "shop.db");
-  const legacy = new Database(path);
-  legacy.pragma("journal_mode = WAL");
-  legacy.exec(LEGACY);
-  legacy.close();
   const migrations = join(directory, "migrations");
   mkdirSync(migrations);
-  writeFileSync(join(migrations, "0001_shop.sqlite.sql"), UNIFIED);
+  writeFileSync(join(migrations, "0001_shop.sql"), UNIFIED);
   const mapping: PlatformMapping = { ...shopMapping, migrations };
   const clock = new ManualClock();
-  const open: Shop["open"] = (more = {}) => testContext(path, { mapping, clock, ...more });
-  const context = open(options.signal ? { signal: options.signal } : {});
-  if (options.migrated !== false) await migrateUp(context);
-  const db = new Database(path);
-  const shop: Shop = {
-    path,
+  // Where that takes long, it is done once.
+  const copied = migrated && signal === undefined && backend.name === "postgres";
+  const place = await backend.create({
+    rows: LEGACY,
+    ...(copied && {
+      prepare: {
+        name: "shop",
+        make: async (url) => {
+          await using first = testContext(url, { mapping, clock: new ManualClock() });
+          await migrateUp(first);
+        },
+      },
+    }),
+  });
+  const open: Shop["open"] = (more = {}) => testContext(place.url, { mapping, clock, ...more });
+  const context = open(signal ? { signal } : {});
+  if (migrated && !copied) await migrateUp(context);
+  /** A row of hive's, or other values for the one of this key. */
+  const put = (table: string, key: readonly string[], row: Readonly<Record<string, string | number | null>>) => {
+    const columns = Object.keys(row);
+    const values = Object.values(row).map((value) => (typeof value === "string" ? `'${value}'` : String(value)));
+    const set = columns.map((column) => `${column} = excluded.${column}`);
+    place.execute(`INSERT INTO ${table} (${columns.join(", ")}) VALUES (${values.join(", ")})
+      ON CONFLICT (${key.join(", ")}) DO UPDATE SET ${set.join(", ")}`);
+  };
+  return {
+    url: place.url,
     directory,
     clock,
     context,
     open,
-    sql: (text) => {
-      db.exec(text);
-    },
-    all: (text) => {
-      const rows: unknown[] = db.prepare(text).all();
-      return rows.map((row) => Object.fromEntries(Object.entries(row ?? {})));
-    },
+    sql: place.execute,
+    all: place.select,
     finishBackfill: (agent, state = "finished") => {
       for (const { name } of mapping.aggregates) {
-        db.prepare("INSERT OR REPLACE INTO hive_backfill VALUES (?, ?, ?, NULL, ?, ?, 1, 0, 0)").run(
-          agent,
-          name,
-          state,
-          clock.iso(),
-          state === "running" ? null : clock.iso(),
-        );
+        const times = { started_at: clock.iso(), finished_at: state === "running" ? null : clock.iso() };
+        const counts = { written: 1, unchanged: 0, quarantined: 0 };
+        put("hive_backfill", ["agent", "mapping"], { agent, mapping: name, state, cursor: null, ...times, ...counts });
       }
     },
     check: (agent, drift = 0) => {
-      db.prepare("INSERT OR REPLACE INTO hive_checks VALUES (?, ?, 10, ?, ?, 0, 0, 0, 0)").run(
-        agent,
-        clock.iso(),
-        10 - drift,
-        drift,
-      );
+      const counts = { compared: 10, identical: 10 - drift, missing: drift, extra: 0, different: 0 };
+      put("hive_checks", ["agent"], { agent, at: clock.iso(), ...counts, in_flight: 0, quarantined: 0 });
     },
     place: (agent, stage) => {
       for (const one of STAGES.slice(1, STAGES.indexOf(stage) + 1)) {
         const { flag, value } = settingBetween(STAGES[STAGES.indexOf(one) - 1] ?? "off", one);
-        db.prepare("INSERT OR REPLACE INTO hive_flags VALUES (?, ?, ?, ?)").run(
-          agent,
-          flag,
-          valueText(value),
-          clock.iso(),
-        );
+        put("hive_flags", ["agent", "flag"], { agent, flag, value: valueText(value), changed_at: clock.iso() });
       }
     },
-    stage: (agent) => {
-      const rows: unknown[] = db
-        .prepare(
-          "SELECT flag || '=' || value FROM hive_flags WHERE agent = ? AND flag IN ('dual-write', 'reads') ORDER BY flag",
+    stage: (agent) =>
+      place
+        .select(
+          `SELECT flag || '=' || value AS setting FROM hive_flags
+           WHERE agent = '${agent}' AND flag IN ('dual-write', 'reads') ORDER BY flag`,
         )
-        .pluck()
-        .all(agent);
-      return rows.join(" ");
-    },
-    [Symbol.asyncDispose]: async () => {
-      db.close();
-      await context.store[Symbol.asyncDispose]();
-    },
+        .map(({ setting }) => setting)
+        .join(" "),
+    [Symbol.asyncDispose]: () => context.store[Symbol.asyncDispose](),
   };
-  return shop;
 }

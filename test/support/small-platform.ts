@@ -1,7 +1,9 @@
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import Database from "better-sqlite3";
+import { type Backend, type Place, placeAt } from "./backends.ts";
 import { temporaryDirectory } from "./context.ts";
+import { NATURAL } from "./legacy-postgres.ts";
 
 /**
  * A folder with `hive.db`, a small platform: titles that would steer a terminal, and a row that cannot be mapped. With
@@ -39,4 +41,30 @@ export function smallPlatform(options: { config?: boolean } = {}): string {
   database.close();
   if (options.config !== false) writeFileSync(join(cwd, "hive.config.json"), '{"database":"sqlite:./hive.db"}');
   return cwd;
+}
+
+export interface SmallPlatform {
+  /** With `hive.config.json`. */
+  readonly cwd: string;
+  readonly place: Place;
+}
+
+/** The same on either database: on PostgreSQL with types of its own. */
+export async function smallPlatformOn(backend: Backend): Promise<SmallPlatform> {
+  if (backend.name === "sqlite") {
+    const cwd = smallPlatform();
+    return { cwd, place: placeAt(join(cwd, "hive.db")) };
+  }
+  const cwd = temporaryDirectory();
+  const rows = Array.from({ length: 30 }, (_, i) => {
+    const type = i % 3 === 0 ? "review" : "backend";
+    return `('task-${i}', 'title ${i} \u001b[2J', '${type}', 'queued', '{"files":["a.py"]}')`;
+  });
+  rows.push("(NULL, 'no id', 'backend', 'queued', NULL)");
+  const place = await backend.create({
+    legacy: { ...NATURAL, unique: "UNIQUE" },
+    rows: `INSERT INTO tasks (id, title, task_type, status, payload) VALUES ${rows.join(", ")}`,
+  });
+  writeFileSync(join(cwd, "hive.config.json"), JSON.stringify({ database: place.url }));
+  return { cwd, place };
 }

@@ -32,6 +32,17 @@ describe("the plain rules and the schema", () => {
   });
 
   test("accept the same values", () => {
+    const ms = fc.constantFrom(undefined, 0, 1, 1.5, 86_400_000, 86_400_001, "1", null);
+    const command = fc.constantFrom(undefined, [], ["a"], ["a", ""], ["a", "b\u0000"], "a", null, [1]);
+    const url = fc.constantFrom(
+      ...[undefined, null, "", "x", "http://a", "https://a/b?c", "ftp://a", "http://u:p@a", "http://", 7],
+    );
+    const place = { command, url, timeoutMs: ms };
+    const health = fc.record({ ...place, heartbeatTimeoutMs: ms, wave: ms }, { requiredKeys: [] });
+    const agent = fc.record(
+      { ...place, health: fc.option(health), wave: ms, heartbeatTimeoutMs: ms },
+      { requiredKeys: [] },
+    );
     const value = fc.oneof(
       fc.string({ maxLength: 3 }),
       fc.double(),
@@ -43,6 +54,8 @@ describe("the plain rules and the schema", () => {
         fc.oneof(
           fc.record({ wave: fc.oneof(fc.integer({ min: -1, max: 3 }), fc.double(), fc.constant(undefined)) }),
           fc.record({ waev: fc.constant(1) }),
+          agent,
+          fc.record({ events: fc.constantFrom("bridge", "derive", 1, undefined) }),
           fc.constantFrom({}, null, []),
         ),
         { maxKeys: 2 },
@@ -56,6 +69,24 @@ describe("the plain rules and the schema", () => {
       }),
       { numRuns: 5_000 },
     );
+  });
+
+  test.each([
+    [{ command: "python3 a.py" }, "command", "expected a list, received a text", null],
+    [{ command: ["a"], url: "http://a" }, "", "has both a `command` and a `url`: give one of them", null],
+    [
+      { health: { command: ["a"], url: "http://a" } },
+      "health",
+      "has both a `command` and a `url`: give one of them",
+      null,
+    ],
+    [{ url: "http://me:secret@a" }, "url", "is no http:// or https:// address without user and password", null],
+    [{ comand: ["a"] }, "comand", "there is no such setting", "command"],
+    [{ health: { timeoutMS: 1 } }, "health.timeoutMS", "there is no such setting", "timeoutMs"],
+    [{ timeoutMs: 0 }, "timeoutMs", "expected a number to be >=1", null],
+  ])("what is wrong with the agent %j is said in plain words", (agent, key, what, nearest) => {
+    const place = key === "" ? "agents.x" : `agents.x.${key}`;
+    expect(configProblems({ agents: { x: agent } })).toEqual([{ key: place, what, nearest }]);
   });
 
   test("a refused value always comes with a problem", () => {
@@ -241,6 +272,7 @@ test("what is shown: every value, its origin, and no password", async () => {
       { key: "busyTimeoutMs", value: 10_000, origin: "default" },
       { key: "lockTimeoutSeconds", value: 60, origin: "default" },
       { key: "checkMaxAgeMinutes", value: 60, origin: "default" },
+      { key: "events", value: { retentionDays: 30, subscriberTimeoutHours: 168 }, origin: "default" },
     ],
   });
 });

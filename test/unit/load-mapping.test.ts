@@ -72,6 +72,10 @@ describe("loading", () => {
   });
 });
 
+const agent = () => null;
+const rules = { state: () => "", transitions: () => [] };
+const _events = (part: object) => ({ ...tinyMapping, events: part });
+
 describe("structure", () => {
   const [notes] = tinyMapping.aggregates;
   const aggregate = (changes: object) => ({ ...tinyMapping, aggregates: [{ ...notes, ...changes }] });
@@ -83,12 +87,43 @@ describe("structure", () => {
     for (const preset of Object.values(presets)) expect(mappingProblems(await preset())).toEqual([]);
   });
 
+  const events = (part: object) => ({ ...tinyMapping, events: part });
+  test("events may be told of in parts", () => {
+    const names = { "note.done": { type: "note.gone", payload: { final: true } } };
+    const part = { extensionTypes: ["note.gone"], payloads: async () => ({}), spelling: (name: string) => name, names };
+    expect(mappingProblems(events(part))).toEqual([]);
+    expect(mappingProblems(events({}))).toEqual([]);
+  });
+
   test.each<[string, unknown, string]>([
     ["a list", [], "default export"],
     ["no aggregates", { ...tinyMapping, aggregates: [] }, "aggregates"],
     ["no agents", { ...tinyMapping, agents: [] }, "agents"],
+    ["events of no aggregate", events({ derived: { none: rules } }), "events.derived.none"],
+    ["events without rules", events({ derived: { notes: { ...rules, state: 1 } } }), "events.derived.notes.state"],
+    [
+      "a bridge from nowhere",
+      events({ bridge: { key: "id", columns: [], agent, event: agent } }),
+      "events.bridge.table",
+    ],
+    [
+      "a bridge that reads nothing",
+      events({ bridge: { table: "t", key: "id", columns: [], agent } }),
+      "events.bridge.event",
+    ],
     ["a text for a list", { ...tinyMapping, eventTypes: "x" }, "eventTypes"],
     ["an event type of null", { ...tinyMapping, eventTypes: ["x", null] }, "eventTypes[1]"],
+    ["events that are none", { ...tinyMapping, events: [] }, "events"],
+    ["an extension that is standard", events({ extensionTypes: ["x", "note.read"] }), "events.extensionTypes[1]"],
+    ["payloads that are no function", events({ payloads: {} }), "events.payloads"],
+    ["a spelling that is no function", events({ spelling: "lower" }), "events.spelling"],
+    ["a name that means nothing", events({ names: { x: {} } }), "events.names.x.type"],
+    ["a name that means no type", events({ names: { x: { type: "y" } } }), "events.names.x.type"],
+    [
+      "a name with a payload that is none",
+      events({ names: { x: { type: "note.read", payload: 1 } } }),
+      "events.names.x.payload",
+    ],
     ["two aggregates of one name", { ...tinyMapping, aggregates: [notes, notes] }, "aggregates"],
     ["two agents of one name", { ...tinyMapping, agents: [{ name: "a" }, { name: "a" }] }, "agents"],
     ["up is no function", aggregate({ up: 1 }), "aggregates[0].up"],
@@ -123,4 +158,24 @@ describe("structure", () => {
   ])("%s: the field is named", (_, value, field) => {
     expect(mappingProblems(value).map((one) => one.field)).toContain(field);
   });
+});
+
+test("what a mapping says of its agents' tasks and heartbeats has to fit what they are registered for", () => {
+  const [writer, ...others] = tinyMapping.agents;
+  const events = { started: "note.written", completed: "note.written", failed: "note.written" };
+  const withTasks = (tasks: unknown) => ({ ...tinyMapping, agents: [{ ...writer, tasks }, ...others] });
+  const at = "agents[0].tasks";
+  expect(mappingProblems(withTasks({ events, payload: () => ({}) }))).toEqual([]);
+  expect(mappingProblems({ ...tinyMapping, heartbeatEvent: "note.read" })).toEqual([]);
+  expect(mappingProblems(withTasks({ events: { ...events, failed: "note.lost" }, schemas: 7 }))).toEqual([
+    { field: `${at}.events.failed`, problem: "is not among what the agent emits: note.written" },
+    { field: `${at}.schemas`, problem: "has to be a function, is a number" },
+  ]);
+  expect(mappingProblems(withTasks({})).map(({ field }) => field)).toEqual([`${at}.events`]);
+  expect(mappingProblems({ ...tinyMapping, agents: [{ name: "x", tasks: { events } }] })).toEqual([
+    { field: at, problem: "goes with a registration, which is missing" },
+  ]);
+  expect(mappingProblems({ ...tinyMapping, heartbeatEvent: "alive" })).toEqual([
+    { field: "heartbeatEvent", problem: "is not among the eventTypes" },
+  ]);
 });

@@ -268,7 +268,7 @@ describe("expected shape", () => {
     });
     const columns = [column("id", "VARCHAR", true, 1), column("n", "BIGINT", false), column("j", "JSON", true)];
     if (!columns.some((one) => one.name === changes.name)) columns.push(column(changes.name, "TEXT", false));
-    return { name: "t", columns, foreignKeys: [], indexes };
+    return { name: "t", columns, foreignKeys: [], indexes, unique: [], parts: [] };
   };
   const differences = (...args: Parameters<typeof actual>) =>
     expected

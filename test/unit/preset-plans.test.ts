@@ -255,6 +255,6 @@ test("the preset: agents, events, adoption", () => {
   for (const agent of registered)
     expect(EVENT_TYPES).toEqual(expect.arrayContaining([...(agent.registration?.emits ?? [])]));
   expect(EXTENSION_EVENT_TYPES.filter((type) => EVENT_TYPES.includes(type))).toEqual([]);
-  for (const { eventType } of Object.values(LEGACY_EVENT_NAMES)) expect(EVENT_TYPES).toContain(eventType);
+  for (const { type } of Object.values(LEGACY_EVENT_NAMES)) expect(EVENT_TYPES).toContain(type);
   expect(hivePreset.adopts?.[0]).toMatchObject({ migration: "0002_unified_schema", version: "f97f94fd1a27" });
 });

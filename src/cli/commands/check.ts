@@ -1,8 +1,13 @@
-import type { CheckResult } from "../../index.ts";
-import { agents, change, changing, defineCommand, flag, keys, some } from "../command.ts";
-import { type Cell, plural, thousands, type Ui } from "../render.ts";
+import { type CheckEvent, type CheckResult, HiveError } from "../../index.ts";
+import { agents, change, changing, defineCommand, flag, type Input, keys, number, some } from "../command.ts";
+import { type Cell, duration, plural, thousands, type Ui } from "../render.ts";
 
 const repair = flag("--repair", "mend what still differs when it is looked at again");
+const changed = flag("--changed", "only what was written since the last full check without drift");
+const watch = flag("--watch", "stay, and keep checking a part at a time, at a bounded cost");
+const interval = number("--interval <seconds>", "with --watch: rounds begin at least so far apart (default: 60)");
+const rate = number("--rate <n>", "with --watch: at most so many aggregates a second", { min: 1 });
+const cpu = number("--cpu <percent>", "with --watch: at most this share of one processor (default: 5)", { min: 0.1 });
 
 export const check = defineCommand<CheckResult>({
   name: "check",
@@ -10,9 +15,18 @@ export const check = defineCommand<CheckResult>({
   description:
     "Compares both schemas in one snapshot: the agents with dual-write on, or those named. What awaits sync and what " +
     "is quarantined is counted apart. Exits with 3 if there is drift. --repair mends it from the side that has the " +
-    "authority, and never overwrites anything newer; two repairs never run at once.",
-  parameters: [agents, keys, repair, ...changing],
-  examples: ["hive check", "hive check ai-reviewer --repair", "hive check --key task-17"],
+    "authority, and never overwrites anything newer; two repairs never run at once. --changed costs what was written " +
+    "and not what there is; it sees only what was captured, opens no gate, and says so (exit 4) where only a full check " +
+    "can tell. --watch ends on Ctrl-C or SIGTERM, notes the verdict of each round, and then exits with 3 if the last " +
+    "round or what was compared since has found drift.",
+  parameters: [agents, keys, repair, changed, watch, interval, rate, cpu, ...changing],
+  examples: [
+    "hive check",
+    "hive check ai-reviewer --repair",
+    "hive check --key task-17",
+    "hive check --changed",
+    "hive check --watch --interval 600",
+  ],
   abortable: true,
   run: async (input, scope) =>
     (await scope.hive()).check({
@@ -20,6 +34,11 @@ export const check = defineCommand<CheckResult>({
       agents: some(input.get(agents)),
       keys: some(input.get(keys)),
       repair: input.get(repair),
+      changed: input.get(changed),
+      ...watching(input),
+      // A line that rewrites itself would stand in the way of the rounds.
+      onProgress: input.get(watch) ? undefined : scope.onProgress,
+      onEvent: (event) => scope.io.stderr.write(`${scope.ui.text(sentence(event))}\n`),
     }),
   async human(result, ui) {
     if (result.agents.length === 0) {
@@ -42,10 +61,12 @@ export const check = defineCommand<CheckResult>({
     const shown = rows.filter(([name, count]) => name === "identical" || count !== 0);
     const compared = `${plural(result.compared, "aggregate")} of ${result.agents.map(ui.text).join(", ")} compared`;
     const lines = [ui.wrap(compared, 2)];
+    if (result.since !== null) lines.push(ui.wrap(`(what was written since the full check of ${result.since})`, 2));
+    if (result.rounds !== null) lines.push(ui.wrap(`(${roundsText(result.rounds)})`, 2));
     if (result.note !== null) lines.push(ui.wrap(`(${ui.text(result.note)})`, 2));
     lines.push(await ui.table(shown, { indent: 2 }));
     if (mended) lines.push(`Drift found: ${foundText(result)}.`);
-    else if (found > 0) lines.push(await driftText(result, ui));
+    else if (found > 0 || result.drift.length > 0) lines.push(await driftText(result, ui));
     if (result.repaired > 0)
       lines.push(`${thousands(result.repaired)} ${result.dryRun ? "would be repaired" : "repaired"}.`);
     for (const one of result.unrepaired) {
@@ -60,6 +81,48 @@ export const check = defineCommand<CheckResult>({
   },
   exit: (result) => (result.consistent ? 0 : 3),
 });
+
+/** What only a check that stays can use is refused without --watch, rather than passed over. */
+function watching(input: Input) {
+  const stays = input.get(watch);
+  const seconds = input.get(interval);
+  const percent = input.get(cpu);
+  const perSecond = input.get(rate);
+  if (!stays && (seconds !== undefined || percent !== undefined || perSecond !== undefined)) {
+    throw new HiveError("USAGE", "--interval, --rate and --cpu go with --watch.", { hint: "Add --watch." });
+  }
+  if (percent !== undefined && percent > 100) {
+    throw new HiveError("USAGE", `--cpu takes a share of at most 100, not "${percent}".`);
+  }
+  return {
+    watch: stays,
+    ...(seconds === undefined ? {} : { intervalMs: seconds * 1_000 }),
+    ...(percent === undefined ? {} : { cpuShare: percent / 100 }),
+    ...(perSecond === undefined ? {} : { rate: perSecond }),
+  };
+}
+
+function sentence(event: CheckEvent): string {
+  switch (event.kind) {
+    case "drift": {
+      const { mapping, key, kind } = event.drift;
+      return `Drift: ${mapping} ${key === "" ? '""' : key} is ${kind}.`;
+    }
+    case "round": {
+      const { compared, drift, inFlight, seconds, unrecorded } = event;
+      const found = drift === 0 ? "no drift" : `${thousands(drift)} drifted`;
+      const noted = unrecorded === null ? "" : `; not recorded: ${unrecorded}`;
+      return `Round: ${plural(compared, "aggregate")}, ${found}, ${thousands(inFlight)} awaiting sync, ${duration(seconds * 1_000)}${noted}.`;
+    }
+    case "started over":
+      return `Started over: ${event.why}.`;
+  }
+}
+
+function roundsText(rounds: number): string {
+  if (rounds === 0) return "no round was finished";
+  return rounds === 1 ? "one round was finished" : `the last of ${thousands(rounds)} rounds`;
+}
 
 /** "30 missing, 1 different" */
 function foundText({ missing, extra, different }: CheckResult): string {
@@ -86,7 +149,7 @@ async function driftText(result: CheckResult, ui: Ui): Promise<string> {
       ]);
     return [head, ...columns];
   });
-  const total = result.missing + result.extra + result.different;
+  const total = Math.max(result.missing + result.extra + result.different, result.drift.length);
   const more = total - Math.min(total, SHOWN, result.drift.length);
   const table = await ui.table(rows, { head: ["drift", "mapping", "key / column", "legacy | unified"] });
   return more > 0 ? `${table}\nand ${thousands(more)} more (the first 100 with --json)` : table;

@@ -36,7 +36,7 @@ export const init = defineCommand<InitResult>({
         if (!replace) return { file, written: false };
       }
       const said = (value: string) => value.trim() !== "" || "A value is needed.";
-      answers.database = await prompt.input(io, "Database (sqlite:PATH)", answers.database, said);
+      answers.database = await prompt.input(io, "Database (sqlite:PATH or postgres://…)", answers.database, said);
       answers.mapping = await prompt.input(io, "Mapping (hive, or a module's path)", answers.mapping, said);
     }
     return initConfig({ ...answers, file, cwd: io.cwd, overwrite: replace });

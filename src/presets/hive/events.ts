@@ -1,3 +1,8 @@
+import type { EventSpec } from "../../sync/mapping.ts";
+import { agents } from "./agents.ts";
+import { legacyEvent, legacySource, planEvents, queueEvents, taskEvents } from "./derived-events.ts";
+import { trace } from "./trace.ts";
+
 /** The 28 standard event types. */
 export const EVENT_TYPES: readonly string[] = [
   "task.created",
@@ -40,11 +45,40 @@ export const EXTENSION_EVENT_TYPES: readonly string[] = [
 ];
 
 /** Legacy event names that the standard calls otherwise. */
-export const LEGACY_EVENT_NAMES: {
-  readonly [name: string]: { readonly eventType: string; readonly requiresHuman?: true };
-} = {
-  "task.review_requested": { eventType: "review.requested" },
-  "task.review_completed": { eventType: "review.completed" },
-  "task.escalated": { eventType: "review.requested", requiresHuman: true },
-  "workflow.plan_generated": { eventType: "plan.generated" },
+export const LEGACY_EVENT_NAMES: NonNullable<EventSpec["names"]> = {
+  "task.review_requested": { type: "review.requested" },
+  "task.review_completed": { type: "review.completed" },
+  "task.escalated": { type: "review.requested", payload: { requires_human: true } },
+  "workflow.plan_generated": { type: "plan.generated" },
 };
+
+export const events: EventSpec = {
+  extensionTypes: EXTENSION_EVENT_TYPES,
+  payloads: async () => (await import("./event-payloads.ts")).PAYLOADS,
+  // `TaskEventType.COMPLETED`: how Python prints the member of an enumeration.
+  spelling(name) {
+    const [, group, type] = /^(\w+?)EventType\.(\w+)$/.exec(name) ?? [];
+    return group === undefined || type === undefined ? name : `${group}.${type}`.toLowerCase();
+  },
+  names: LEGACY_EVENT_NAMES,
+  trace,
+  derived: { tasks: taskEvents, planning_queue: queueEvents, execution_plans: planEvents },
+  bridge: {
+    table: "events",
+    key: "event_id",
+    columns: [
+      "event_id",
+      "event_type",
+      "timestamp",
+      "source_agent",
+      "correlation_id",
+      "payload",
+      "metadata",
+      "created_at",
+    ],
+    agent: (row) => legacySource(row.source_agent, NAMES),
+    event: legacyEvent,
+  },
+};
+
+const NAMES: ReadonlySet<string> = new Set(agents.map(({ name }) => name));

@@ -1,7 +1,8 @@
 import { defineMapping, type PlatformMapping } from "../../sync/mapping.ts";
 import { agents } from "./agents.ts";
-import { EVENT_TYPES } from "./events.ts";
+import { EVENT_TYPES, events } from "./events.ts";
 import { executionPlans, planningQueue } from "./plans.ts";
+import { records } from "./records.ts";
 import { tasks } from "./tasks.ts";
 
 export { EVENT_TYPES, EXTENSION_EVENT_TYPES, LEGACY_EVENT_NAMES } from "./events.ts";
@@ -13,6 +14,9 @@ export const hivePreset: PlatformMapping = defineMapping({
   aggregates: [tasks, planningQueue, executionPlans],
   agents,
   eventTypes: EVENT_TYPES,
+  events,
+  heartbeatEvent: "agent.heartbeat",
+  records,
   // The same from src/, from dist/ and in an installed package.
   migrations: new URL("../../../migrations/hive/", import.meta.url).href,
   adopts: [

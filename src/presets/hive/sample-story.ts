@@ -1,4 +1,5 @@
 import type { Value } from "../../sync/mapping.ts";
+import { AGENT_PREFIX } from "./demo-agents.ts";
 
 /**
  * What people and agents type on the sample platform while the demo runs: plain SQL, past hive. Only here, and not in
@@ -60,11 +61,12 @@ function newReview(id: string, title: string, status: string, at: string): strin
   ].join("\n");
 }
 
-/** A value changed, a row deleted and a row made up, on the side that only follows. */
+/** A value changed, a review deleted with all its rows, and one made up, on the side that only follows. */
 export function carelessHands(changed: string, deleted: string): Typed {
   return {
     statements: [
       `UPDATE unified_tasks SET status = 'cancelled'\n  WHERE id = ${literal(changed)}`,
+      `DELETE FROM unified_review_tasks\n  WHERE task_id = ${literal(deleted)}`,
       `DELETE FROM unified_tasks\n  WHERE id = ${literal(deleted)}`,
       newReview(HAND_MADE, "made by hand", "queued", "2025-10-05T08:00:00.000Z"),
     ],
@@ -90,7 +92,9 @@ export function afterwards(key: string): Question {
   };
 }
 
-/** The legacy rows that the demo changes on purpose. */
+/** The legacy rows that the demo and its agents write on purpose. Every table's key stands first. */
 export function changedOnPurpose(table: string, row: readonly Value[], key: string): boolean {
-  return table === "tasks" && (row[0] === key || row[0] === WRITTEN_LIVE);
+  const own = row[0];
+  if (typeof own === "string" && own.startsWith(AGENT_PREFIX)) return true;
+  return table === "tasks" && (own === key || own === WRITTEN_LIVE);
 }

@@ -1,6 +1,7 @@
 import type { Value } from "../../sync/mapping.ts";
 import { DIRT, type DirtyRow } from "./sample-dirt.ts";
 import { LEGACY_SCHEMA } from "./sample-schema.ts";
+import { legacySchema, NATURAL } from "./sample-schema-postgres.ts";
 
 /**
  * A made-up platform in its legacy shape, for the demo, the tests and the bench. Every row follows from the seed and
@@ -15,6 +16,8 @@ export interface SampleOptions {
   seed?: number;
   /** Also plant a row of every kind that a migration stumbles over (their ids mostly start with `edge-`). */
   dirt?: boolean;
+  /** On PostgreSQL the tables have its own types, which refuse most of the dirt. Default: sqlite. */
+  database?: "sqlite" | "postgres";
 }
 
 export interface SampleTable {
@@ -26,7 +29,7 @@ export interface SampleTable {
 }
 
 export interface SamplePlatform {
-  /** To be run on the connection before the transaction: some rows refer to nothing, as on the platform. */
+  /** To be run on the connection before the transaction (empty: nothing): some rows refer to nothing, as on the platform. */
   readonly setup: string;
   /** Tables and indexes, statement by statement. */
   readonly schema: readonly string[];
@@ -49,9 +52,10 @@ export function samplePlatform(options: SampleOptions): SamplePlatform {
     const names = columns.split(" ");
     return { table: name, columns: names, chunks: () => chunksOf(names, count, row, dirt[name] ?? []) };
   };
+  const onPostgres = options.database === "postgres";
   return {
-    setup: "PRAGMA foreign_keys = OFF",
-    schema: LEGACY_SCHEMA,
+    setup: onPostgres ? "" : "PRAGMA foreign_keys = OFF",
+    schema: onPostgres ? legacySchema(NATURAL) : LEGACY_SCHEMA,
     tables: [
       table("tasks", TASK_COLUMNS, platform.tasks, (i, emit) => emit(platform.taskRow(i))),
       table("workers", WORKER_COLUMNS, WORKERS.length, (i, emit) => emit(platform.workerRow(i))),

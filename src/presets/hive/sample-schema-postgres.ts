@@ -1,0 +1,165 @@
+/** The platform's legacy tables on PostgreSQL: sample-schema.ts in another dialect. */
+
+export interface LegacyTypes {
+  /** Of the keys of everything but workers, and of what refers to them. */
+  readonly key: "text" | "uuid";
+  readonly json: "jsonb" | "json" | "text";
+  readonly time: "timestamptz" | "text";
+  readonly integer: "integer" | "bigint";
+  /** What keys are declared as: UNIQUE lets NULL in, as SQLite does. */
+  readonly unique: "PRIMARY KEY" | "UNIQUE";
+  readonly foreignKeys: boolean;
+}
+
+export const NATURAL: LegacyTypes = {
+  ...{ key: "text", json: "jsonb", time: "timestamptz", integer: "integer" },
+  ...{ unique: "PRIMARY KEY", foreignKeys: true },
+};
+
+/** Holds whatever SQLite holds, except NULL keys, bytes, U+0000, and in an integer column anything else. */
+export const AS_TEXT: LegacyTypes = {
+  ...{ key: "text", json: "text", time: "text", integer: "bigint" },
+  ...{ unique: "PRIMARY KEY", foreignKeys: false },
+};
+
+/** Statement by statement, in an order in which every table stands before what refers to it. */
+export function legacySchema(types: LegacyTypes): readonly string[] {
+  const { key, json, time, integer, unique } = types;
+  const now = time === "text" ? "to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS')" : "CURRENT_TIMESTAMP";
+  const stamp = `${time} DEFAULT ${now}`;
+  const references = (table: string, action = "") => (types.foreignKeys ? `REFERENCES ${table} (id) ${action}` : "");
+  return [
+    `CREATE TABLE tasks (
+      id ${key} ${unique},
+      title text NOT NULL,
+      description text,
+      task_type text NOT NULL,
+      priority ${integer} DEFAULT 1,
+      status text NOT NULL DEFAULT 'queued',
+      current_phase text NOT NULL DEFAULT 'start',
+      workflow ${json},
+      payload ${json},
+      created_at ${stamp},
+      updated_at ${stamp},
+      assigned_worker text,
+      due_date ${time},
+      max_retries ${integer} DEFAULT 3,
+      tags ${json},
+      summary text,
+      generated_artifacts text,
+      related_document_ids text,
+      knowledge_fragments text,
+      assignee text,
+      assigned_at ${time},
+      started_at ${time},
+      failure_reason text,
+      retry_count ${integer} DEFAULT 0,
+      worktree text,
+      workspace_type text,
+      depends_on text
+    )`,
+    `CREATE TABLE workers (
+      id text ${unique},
+      role text NOT NULL,
+      status text NOT NULL DEFAULT 'active',
+      last_heartbeat ${stamp},
+      capabilities text,
+      current_task_id ${key} ${references("tasks")},
+      metadata text,
+      registered_at ${stamp}
+    )`,
+    `CREATE TABLE runs (
+      id ${key} ${unique},
+      task_id ${key} NOT NULL ${references("tasks", "ON DELETE CASCADE")},
+      worker_id text NOT NULL ${references("workers")},
+      run_number ${integer} NOT NULL,
+      status text NOT NULL DEFAULT 'pending',
+      phase text,
+      started_at ${stamp},
+      completed_at ${time},
+      result_data ${json},
+      error_message text,
+      output_log text,
+      transcript text,
+      UNIQUE (task_id, run_number)
+    )`,
+    `CREATE TABLE planning_queue (
+      id ${key} ${unique},
+      task_description text NOT NULL,
+      priority ${integer} DEFAULT 50,
+      requestor text,
+      context_data ${json},
+      status text DEFAULT 'pending',
+      complexity_estimate text,
+      created_at ${stamp},
+      assigned_at ${time},
+      completed_at ${time},
+      assigned_agent text
+    )`,
+    `CREATE TABLE execution_plans (
+      id ${key} ${unique},
+      planning_task_id ${key} NOT NULL ${references("planning_queue", "ON DELETE CASCADE")},
+      plan_data ${json} NOT NULL,
+      estimated_duration ${integer},
+      estimated_complexity text DEFAULT 'medium',
+      generated_workflow ${json},
+      subtask_count ${integer} DEFAULT 0,
+      dependency_count ${integer} DEFAULT 0,
+      generated_at ${stamp},
+      status text DEFAULT 'draft'
+    )`,
+    `CREATE TABLE plan_execution (
+      id ${key} ${unique},
+      plan_id ${key} NOT NULL ${references("execution_plans", "ON DELETE CASCADE")},
+      current_phase text,
+      progress_percent ${integer} DEFAULT 0,
+      active_subtasks text,
+      completed_subtasks text,
+      failed_subtasks text,
+      blocked_subtasks text,
+      execution_notes text,
+      started_at ${stamp},
+      updated_at ${stamp},
+      completed_at ${time}
+    )`,
+    `CREATE TABLE events (
+      event_id ${key} ${unique},
+      event_type text NOT NULL,
+      timestamp ${time} NOT NULL,
+      source_agent text NOT NULL,
+      correlation_id text,
+      payload ${json} NOT NULL,
+      metadata ${json} NOT NULL,
+      created_at ${stamp}
+    )`,
+    `CREATE TABLE event_subscriptions (
+      subscription_id ${key} ${unique},
+      event_pattern text NOT NULL,
+      subscriber_agent text NOT NULL,
+      callback_info text,
+      created_at ${stamp},
+      active ${integer} DEFAULT 1
+    )`,
+    `CREATE TABLE deployment_events (
+      id bigint GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY,
+      task_id ${key} NOT NULL ${references("tasks")},
+      event_type text NOT NULL,
+      details text,
+      timestamp ${time} NOT NULL
+    )`,
+    "CREATE INDEX idx_tasks_status ON tasks (status)",
+    "CREATE INDEX idx_tasks_priority ON tasks (priority DESC)",
+    "CREATE INDEX idx_runs_task_id ON runs (task_id)",
+    "CREATE INDEX idx_runs_worker_id ON runs (worker_id)",
+    "CREATE INDEX idx_workers_status ON workers (status)",
+    "CREATE INDEX idx_workers_role ON workers (role)",
+    "CREATE INDEX idx_planning_queue_status ON planning_queue (status)",
+    "CREATE INDEX idx_planning_queue_priority ON planning_queue (priority DESC)",
+    "CREATE INDEX idx_execution_plans_planning_task_id ON execution_plans (planning_task_id)",
+    "CREATE INDEX idx_execution_plans_status ON execution_plans (status)",
+    "CREATE INDEX idx_plan_execution_plan_id ON plan_execution (plan_id)",
+    "CREATE INDEX idx_events_type_timestamp ON events (event_type, timestamp)",
+    "CREATE INDEX idx_events_correlation ON events (correlation_id)",
+    "CREATE INDEX idx_events_source_agent ON events (source_agent)",
+  ];
+}
